@@ -1,0 +1,231 @@
+/*
+ * cpu.h: the architectural state of one guest CPU, as every module above base sees it.
+ *
+ * Outside translated code the state is complete: all flags are in eflags, all registers in gpr[].
+ * Guest exceptions are ordinary data: a function that can raise one returns false and has filled
+ * cpu->fault. The upper halves of the registers are reserved for 64-bit guests and are zero.
+ */
+#ifndef RINGFOLD_BASE_CPU_H
+#define RINGFOLD_BASE_CPU_H
+
+#include "base/base.h"
+
+enum gpr { R_EAX, R_ECX, R_EDX, R_EBX, R_ESP, R_EBP, R_ESI, R_EDI };
+
+/* Flags: Intel SDM volume 1, section 3.4.3 "EFLAGS Register". */
+enum {
+    F_CF = 1 << 0,
+    F_FIXED = 1 << 1,
+    F_PF = 1 << 2,
+    F_AF = 1 << 4,
+    F_ZF = 1 << 6,
+    F_SF = 1 << 7,
+    F_TF = 1 << 8,
+    F_IF = 1 << 9,
+    F_DF = 1 << 10,
+    F_OF = 1 << 11,
+    F_IOPL = 3 << 12,
+    F_NT = 1 << 14,
+    F_RF = 1 << 16,
+    F_VM = 1 << 17,
+    F_AC = 1 << 18,
+    F_VIF = 1 << 19,
+    F_VIP = 1 << 20,
+    F_ID = 1 << 21,
+    F_ARITH = F_CF | F_PF | F_AF | F_ZF | F_SF | F_OF,
+    F_ALL = 0x3f7fd7
+};
+#define IOPL_SHIFT 12
+
+enum {
+    CR0_PE = 1u << 0,
+    CR0_MP = 1u << 1,
+    CR0_EM = 1u << 2,
+    CR0_TS = 1u << 3,
+    CR0_ET = 1u << 4,
+    CR0_NE = 1u << 5,
+    CR0_WP = 1u << 16,
+    CR0_AM = 1u << 18,
+    CR0_NW = 1u << 29,
+    CR0_CD = 1u << 30
+};
+#define CR0_PG 0x80000000u
+enum {
+    CR4_VME = 1u << 0,
+    CR4_PVI = 1u << 1,
+    CR4_TSD = 1u << 2,
+    CR4_DE = 1u << 3,
+    CR4_PSE = 1u << 4,
+    CR4_PAE = 1u << 5,
+    CR4_MCE = 1u << 6,
+    CR4_PGE = 1u << 7,
+    CR4_PCE = 1u << 8,
+    CR4_OSFXSR = 1u << 9,
+    CR4_OSXMMEXCPT = 1u << 10,
+    CR4_UMIP = 1u << 11,
+    CR4_SMEP = 1u << 20,
+    CR4_SMAP = 1u << 21
+};
+enum { EFER_SCE = 1, EFER_NXE = 1 << 11 };
+
+/* Exception vectors: SDM volume 3, section 6.3 "Sources of Interrupts", table 6-1. */
+enum vector {
+    VEC_DE = 0,
+    VEC_DB = 1,
+    VEC_NMI = 2,
+    VEC_BP = 3,
+    VEC_OF = 4,
+    VEC_BR = 5,
+    VEC_UD = 6,
+    VEC_NM = 7,
+    VEC_DF = 8,
+    VEC_TS = 10,
+    VEC_NP = 11,
+    VEC_SS = 12,
+    VEC_GP = 13,
+    VEC_PF = 14,
+    VEC_MF = 16,
+    VEC_AC = 17,
+    VEC_MC = 18,
+    VEC_XM = 19
+};
+/* Page-fault error code bits: SDM volume 3, section 4.7 "Page-Fault Exceptions". */
+enum { PF_P = 1, PF_W = 2, PF_U = 4, PF_RSVD = 8, PF_I = 16 };
+
+/* A guest exception, as data. */
+struct guest_fault {
+    u8 vector;
+    bool has_error;
+    u32 error;
+    u32 cr2;
+};
+
+/* Segment registers in the order of their encoding in MOV Sreg; then the two system ones. */
+enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_COUNT };
+
+/* Attribute bits of a cached descriptor: descriptor bits 40-47 in bits 0-7, bits 52-55 in bits
+ * 12-15 (the layout of a VMCS access-rights field); ATTR_NULL marks an unusable (null) register. */
+enum {
+    ATTR_TYPE = 0xf,
+    ATTR_A = 1 << 0,        /* code/data: accessed */
+    ATTR_W = 1 << 1,        /* data: writable; code: readable */
+    ATTR_R = 1 << 1,
+    ATTR_E = 1 << 2,        /* data: expand down; code: conforming */
+    ATTR_C = 1 << 2,
+    ATTR_CODE = 1 << 3,
+    ATTR_S = 1 << 4,        /* code or data, not system */
+    ATTR_DPL = 3 << 5,
+    ATTR_P = 1 << 7,
+    ATTR_AVL = 1 << 12,
+    ATTR_L = 1 << 13,
+    ATTR_DB = 1 << 14,
+    ATTR_G = 1 << 15,
+    ATTR_NULL = 1 << 16
+};
+#define ATTR_DPL_SHIFT 5
+struct segment {
+    u16 selector;
+    u32 attr;
+    u32 limit; /* in bytes, granularity applied: last valid offset (expand-up) */
+    u32 base;
+};
+struct table_register {
+    u32 base;
+    u16 limit;
+};
+
+/* ---- CPUID policy: filled by the monitor's CPU model, read by ringcomp ---- */
+struct cpuid_leaf {
+    u32 leaf, subleaf;
+    u32 eax, ebx, ecx, edx;
+};
+struct cpu_model {
+    u32 max_basic, max_extended, max_hypervisor;
+    unsigned count;
+    struct cpuid_leaf leaf[40];
+    u32 cr4_allowed; /* CR4 bits that may be set; others raise #GP */
+    bool has_nx;
+    u64 tsc_hz; /* host TSC frequency, also reported in leaf 15h/16h where the model has them */
+    /* Features that decide #UD, as CPUID leaf 1 EDX/ECX and 80000001h EDX/ECX images. */
+    u32 f1_edx, f1_ecx, f7_ebx, x1_edx, x1_ecx;
+};
+
+/* The bus to the devices, injected by the monitor so that nothing below it knows them. */
+struct cpu_bus {
+    u32 (*io_read)(void *opaque, u16 port, unsigned bytes);
+    void (*io_write)(void *opaque, u16 port, u32 value, unsigned bytes);
+    u64 (*mmio_read)(void *opaque, struct gpa addr, unsigned bytes);
+    void (*mmio_write)(void *opaque, struct gpa addr, u64 value, unsigned bytes);
+    u64 (*tsc)(void *opaque); /* guest's RDTSC before IA32_TSC adjustment */
+    void *opaque;
+};
+
+struct mmu;
+struct bt_vcpu;
+
+/* Interrupt shadow after STI / MOV SS / POP SS: counts down by interp after each instruction. */
+enum { SHADOW_STI = 1, SHADOW_SS = 2 };
+
+struct cpu {
+    u64 gpr[16];
+    /* Private to the engine that runs this CPU: translated code reaches it at a fixed distance from
+     * the registers above. */
+    u8 engine_area[512];
+    /* Guest x87/MMX/SSE state in FXSAVE64 layout, valid whenever C code runs. */
+    _Alignas(64) u8 fx[512];
+    u32 eip;
+    u32 eflags; /* bit 1 always set */
+    u8 cpl;
+    u8 shadow;      /* SHADOW_* in force for the next instruction */
+    bool halted;    /* HLT executed, waiting for an interrupt */
+    bool nmi_blocked;
+    bool shutdown;  /* triple fault */
+    struct segment seg[SEG_COUNT];
+    struct table_register gdtr, idtr;
+    u32 cr0, cr2, cr3, cr4;
+    u32 dr[8];
+    u64 efer;
+    u64 pdptr[4]; /* PAE page-directory pointers, reloaded by CR3/CR0/CR4 writes only */
+    /* MSRs */
+    u32 sysenter_cs, sysenter_esp, sysenter_eip;
+    u64 tsc_offset; /* guest TSC = bus->tsc() + tsc_offset */
+    u64 msr_pat, msr_misc_enable, msr_apicbase, msr_debugctl;
+    u64 msr_mtrr_deftype, msr_mtrr_fixed[11], msr_mtrr_var[16];
+
+    struct guest_fault fault; /* valid after a function returned false */
+
+    u64 insn_count; /* guest instructions completed (interp always; translated code with -icount) */
+
+    const struct cpu_model *model;
+    const struct cpu_bus *bus;
+    struct mmu *mmu;
+    void *owner; /* the monitor's VM; opaque to everyone below */
+};
+
+/* Allocates a zeroed CPU at the start of a page, followed by the safepoint page and the poison page
+ * of the engine (CPU_SAFEPOINT_OFFSET, CPU_POISON_OFFSET; the latter is never accessible). Every
+ * struct cpu that an engine runs comes from here. NULL when the host has no memory. */
+struct cpu *cpu_create(void);
+void cpu_destroy(struct cpu *cpu);
+#define CPU_SAFEPOINT_OFFSET 4096
+#define CPU_POISON_OFFSET 8192
+
+static inline bool cpu_fault(struct cpu *cpu, u8 vector) {
+    cpu->fault = (struct guest_fault){.vector = vector};
+    return false;
+}
+static inline bool cpu_fault_error(struct cpu *cpu, u8 vector, u32 error) {
+    cpu->fault = (struct guest_fault){.vector = vector, .has_error = true, .error = error};
+    return false;
+}
+static inline bool cpu_protected(const struct cpu *cpu) { return cpu->cr0 & CR0_PE; }
+static inline bool cpu_paging(const struct cpu *cpu) { return cpu->cr0 & CR0_PG; }
+static inline bool cpu_v86(const struct cpu *cpu) { return cpu->eflags & F_VM; }
+
+/* State after power-on or INIT: SDM volume 3, section 9.1.1 "Processor State After Reset". Keeps the engine area,
+ * model, bus, mmu and owner. */
+void cpu_reset(struct cpu *cpu);
+/* Registers in the layout of QEMU's "info registers". */
+void cpu_dump(const struct cpu *cpu, void (*print)(void *, const char *line), void *opaque);
+
+#endif

@@ -1,0 +1,118 @@
+/*
+ * bt.h: the binary translator. Guest code of the plain 32-bit flat protected mode (virtual CPL 0 or
+ * 3) is translated unit by unit into a cache of 64-bit host code and run there; everything else is
+ * handed back as an exit. The translator never emulates: it exits.
+ */
+#ifndef RINGFOLD_BT_BT_H
+#define RINGFOLD_BT_BT_H
+
+#include "base/base.h"
+#include "base/cpu.h"
+
+/* Why translated code handed control back. X(name, help) */
+#define BT_EXITS(X)                                                                                \
+    X(EMULATE, "the instruction at cpu->eip must be emulated")                                     \
+    X(FAULT, "cpu->fault at cpu->eip is to be delivered")                                          \
+    X(KICK, "a kick arrived: look at events, timers and interrupts")                               \
+    X(COLD, "the code at cpu->eip is not hot yet: interpret it")                                   \
+    X(MODE, "the CPU's mode is not translated: interpret")                                         \
+    X(BUDGET, "the -icount budget is used up")                                                     \
+    X(UNIT_END, "lockstep: one unit ran to its end")
+
+enum bt_exit {
+#define X(name, help) BT_EXIT_##name,
+    BT_EXITS(X)
+#undef X
+        BT_EXIT_COUNT
+};
+
+struct bt_config {
+    u64 cache_bytes; /* translation cache; default 32 MiB, at least 1 MiB */
+    u32 hot_threshold; /* executions in interp before translation; 0: at once */
+    bool chain, retstack, icache, adapt, foresight; /* each mechanism can be switched off */
+    bool verify;  /* Capstone checks every emitted unit */
+    bool icount;  /* translated code counts guest instructions */
+    bool lockstep; /* one unit per bt_run, never chained */
+};
+void bt_config_default(struct bt_config *config);
+
+struct bt;
+/* The CPU must have its mmu. Installs nothing process-wide but the fault handlers (shared by all
+ * VMs of the process). NULL with err filled. */
+struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err, size_t err_bytes);
+void bt_destroy(struct bt *bt);
+
+/* True when the CPU's mode is one the translator knows: protected, 32-bit flat CS/SS/DS/ES, CPL 0 or
+ * 3, no TF, DF, VM, no alignment checks, no hardware breakpoints. Elsewhere bt_run returns
+ * BT_EXIT_MODE. */
+bool bt_mode_translatable(const struct cpu *cpu);
+/* Lets RDTSC run as a light callout: guest TSC = host TSC - host_tsc_base + cpu->tsc_offset. Without
+ * this call RDTSC is emulated. */
+void bt_set_tsc_base(struct bt *bt, u64 host_tsc_base);
+/* Runs translated code from the CPU's state until an exit. The state is complete on return. Not
+ * reentrant; vCPU thread only. */
+enum bt_exit bt_run(struct bt *bt);
+/* Makes a running or the next bt_run return BT_EXIT_KICK soon. Async-signal-safe; must be called on
+ * the vCPU thread (from a signal handler) or before a signal is sent to it. */
+void bt_kick_sigsafe(struct bt *bt);
+/* Tells whether an external interrupt waits although it cannot be delivered yet (IF=0 or shadow):
+ * bt_run then returns BT_EXIT_KICK as soon as the guest opens interrupts. Call before each bt_run. */
+void bt_set_interrupt_pending(struct bt *bt, bool pending);
+/* -icount: instructions translated code may still run before BT_EXIT_BUDGET. */
+void bt_set_budget(struct bt *bt, u64 insns);
+/* Drops every translation (loadvm, reset). */
+void bt_flush(struct bt *bt);
+/* lockstep: the guest instructions of the unit just run. */
+u32 bt_last_unit_insns(const struct bt *bt);
+
+/* ---- Looking inside ---- */
+struct bt_unit_info {
+    u32 eip, guest_bytes, insns;
+    u64 gpa;
+    const u8 *host;
+    u32 host_bytes;
+    u8 cpl;
+    u64 id;
+};
+/* The unit whose host code contains pc; signal safe. */
+bool bt_unit_at(const struct bt *bt, u64 pc, struct bt_unit_info *out);
+/* Guest EIP of a host pc inside a unit; signal safe. */
+bool bt_pc_to_eip(const struct bt *bt, u64 pc, u32 *eip);
+/* The unit for the CPU's current eip, if translated. */
+bool bt_unit_current(struct bt *bt, struct bt_unit_info *out);
+/* Guest and host code side by side. */
+void bt_dump_unit(struct bt *bt, const struct bt_unit_info *unit,
+                  void (*print)(void *, const char *line), void *opaque);
+/* The units entered through the dispatcher most recently, newest first; returns the number. */
+unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned max);
+
+/* Counters, one list. X(name, help) */
+#define BT_COUNTERS(X)                                                                             \
+    X(units_translated, "translation units made")                                                  \
+    X(guest_insns_translated, "guest instructions in them")                                        \
+    X(guest_bytes_translated, "guest bytes in them")                                               \
+    X(host_bytes_emitted, "host bytes emitted for them")                                           \
+    X(translate_tsc, "host TSC cycles spent translating")                                          \
+    X(units_invalidated, "units dropped because their code was written")                           \
+    X(units_evicted, "units dropped because the cache was full")                                   \
+    X(cache_flushes, "whole-cache flushes")                                                        \
+    X(chains, "direct branches linked")                                                            \
+    X(dispatches, "entries through the dispatcher")                                                \
+    X(indirect_misses, "indirect branches resolved by the dispatcher")                             \
+    X(return_misses, "returns whose prediction failed")                                            \
+    X(callouts, "light callouts")                                                                  \
+    X(exits, "exits to the monitor")                                                               \
+    X(faults, "host faults in translated code")                                                    \
+    X(safepoints, "interrupt polls that fired")                                                    \
+    X(adapted_sites, "sites turned into callouts because they kept faulting")                      \
+    X(view_flushes, "views whose links were voided")                                               \
+    X(verified_units, "units the verifier passed")
+struct bt_counters {
+#define X(name, help) u64 name;
+    BT_COUNTERS(X)
+#undef X
+    u64 exits_by_reason[BT_EXIT_COUNT];
+};
+const struct bt_counters *bt_counters(const struct bt *bt);
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * bt_contract.h: the contract between emitted code, the assembly stubs and C. Every number that
+ * emitted code hard-codes stands here once; bt_internal.h asserts each against the C structures.
+ *
+ * Registers while translated code runs:
+ *   rax rcx rdx rbx rbp rsi rdi   the guest's, by the same number; r12 = guest ESP
+ *   r15 = struct cpu, r14 = window base (also the GS base), r13 = the view's jump table
+ *   rsp = return stack of host addresses, r8-r11 scratch; RFLAGS = the guest's arithmetic flags
+ */
+#ifndef RINGFOLD_BT_CONTRACT_H
+#define RINGFOLD_BT_CONTRACT_H
+
+/* struct cpu, from r15 */
+#define CPU_GPR 0
+#define CPU_HOT 128
+#define CPU_FX 640
+#define CPU_EIP 1152
+#define CPU_SAFEPOINT 4096 /* one word of the safepoint page */
+#define HOT(off) (CPU_HOT + (off))
+#define HOT_FLAG_IF HOT(0)        /* u32: 0 or F_IF */
+#define HOT_FLAG_REST HOT(4)      /* u32: eflags but arithmetic and IF */
+#define HOT_FS_BASE_PTR HOT(8)    /* address of the FS base, or of the poison page */
+#define HOT_GS_BASE_PTR HOT(16)   /* likewise GS */
+#define HOT_STI_POLL HOT(24)      /* a readable address, or the poison page */
+#define HOT_HOST_RSP HOT(32)      /* the monitor's stack */
+#define HOT_RETURN_RSP HOT(40)    /* return stack pointer while out of translated code */
+#define HOT_WINDOW HOT(48)        /* window base to run with (r14, GS) */
+#define HOT_VIEW_TABLE HOT(56)    /* jump table to run with (r13) */
+#define HOT_FLAGS16 HOT(64)       /* u16: AL = OF, AH = SF ZF AF PF CF, as LAHF/SETO leave them */
+#define HOT_EXIT HOT(68)          /* u32: value bt_enter returns */
+#define HOT_ARG0 HOT(72)          /* u32 callout arguments */
+#define HOT_ARG1 HOT(76)
+#define HOT_STUB_CALLOUT HOT(80)  /* entry points of entry.S */
+#define HOT_STUB_RETURN_MISS HOT(88)
+#define HOT_STUB_INDIRECT_MISS HOT(96)
+#define HOT_BUDGET HOT(104)       /* i64: -icount */
+#define HOT_FSGSBASE HOT(112)     /* u32: wrgsbase usable */
+#define HOT_CR0 HOT(116)          /* u32 copies for inline reads */
+#define HOT_CR2 HOT(120)
+#define HOT_CR3 HOT(124)
+#define HOT_CR4 HOT(128)
+#define HOT_SELECTORS HOT(132)    /* u16[6] in MOV Sreg order */
+#define HOT_ARG2 HOT(144)
+
+/* The view's jump table: 2^VIEW_BITS host addresses indexed by the low bits of the guest EIP. */
+#define VIEW_BITS 14
+#define VIEW_ENTRIES (1 << VIEW_BITS)
+
+/* Callouts: index into bt_callout_table; result 0 = return to the caller, 1 = leave translated code,
+ * else the host address to continue at (registers reloaded from struct cpu). */
+#define CO_EMULATE 0     /* r8d = eip: exit BT_EXIT_EMULATE */
+#define CO_LINK 1        /* r8d = slot: resolve and link a direct branch */
+#define CO_INDIRECT 2    /* r8d = target eip: resolve an indirect branch */
+#define CO_LOAD_ES 3     /* r8d = eip, ARG0 = selector, ARG1 = next eip, ARG2 = bytes to pop */
+#define CO_LOAD_DS 4
+#define CO_LOAD_FS 5
+#define CO_LOAD_GS 6
+#define CO_INT 7         /* r8d = eip, ARG0 = vector, ARG1 = next eip */
+#define CO_IRET 8        /* r8d = eip, ARG1 = next eip */
+#define CO_SYSENTER 9    /* r8d = eip */
+#define CO_SYSEXIT 10
+#define CO_POPF 11       /* ARG0 = image, ARG1 = next eip (ESP already advanced) */
+#define CO_RDTSC 12      /* r8d = eip */
+#define CO_BUDGET 13     /* r8d = eip: exit BT_EXIT_BUDGET */
+#define CO_COUNT 14
+
+#endif

@@ -1,0 +1,409 @@
+/*
+ * bt_internal.h: the translator's own structures: units, slots, the cache, the emitter.
+ *
+ * A translation unit (TU) is guest code from one entry EIP, straight on over not-taken branches and
+ * over calls, up to an unconditional transfer, an instruction for the emulator, the page's end or a
+ * limit. It is keyed by physical address, linear EIP and CPL, and only valid while its page's fetch
+ * mapping holds. Its host code is:
+ *
+ *   indirect entry:  compare r8d with the unit's EIP, else jmp [r15+HOT_STUB_INDIRECT_MISS]
+ *   direct entry:    [-icount: count]
+ *                    body
+ *   slot stubs:      per direct exit: mov r8d, slot; mov r9d, CO_LINK; jmp [r15+HOT_STUB_CALLOUT]
+ *                    or, where the target lies on another page at CPL 3:
+ *                                     mov r8d, eip; jmp [r13 + (eip & mask) * 8]
+ *
+ * VERIFIER: what bt_verify accepts (and nothing else):
+ *  - guest memory: gs: with a 32-bit address (65 67 prefixes), any base/index/displacement; no
+ *    RIP-relative form; no 67h string instruction
+ *  - strings: [mov edi,edi; lea rdi,[r14+rdi];] [mov esi,esi; lea rsi,[r14+rsi];] [mov ecx,ecx;]
+ *    (rep) plain string instruction; then mov edi,edi / mov esi,esi for each pointer used, with no
+ *    branch target inside the sequence. RCX is truncated only under REP.
+ *  - vCPU memory: [r15+disp32] without index, disp in the hot area, or exactly the safepoint word;
+ *    stores only to HOT_FLAG_IF, HOT_ARG0, HOT_ARG1, HOT_ARG2 and (with -icount) HOT_BUDGET
+ *  - pointer chases: mov r8,[r15+HOT_FS_BASE_PTR|HOT_GS_BASE_PTR]; mov r8d,[r8] and
+ *    mov r9,[r15+HOT_STI_POLL]; mov r9d,[r9], as exact pairs
+ *  - branches: direct ones inside the unit at an instruction boundary (not inside a sequence), or to
+ *    the direct entry of another unit; jmp/call [r15+HOT_STUB_*]; jmp/call [r13+disp32] and
+ *    jmp/call [r13+r9*2] directly after lea r9d,[r8*4]; movzx r9d,r9w; ret
+ *  - pushfq; pop r8 (PUSHF) and pushfq ... popfq (-icount's count at the direct entry), no other use
+ *    of rsp but call and ret; r13, r14, r15 never written
+ *  - no privileged, I/O, system-call, segment, XSAVE, AVX or 64-bit-only state instruction
+ */
+#ifndef RINGFOLD_BT_INTERNAL_H
+#define RINGFOLD_BT_INTERNAL_H
+
+#include "base/cpu.h"
+#include "bt/bt.h"
+#include "bt/bt_contract.h"
+#include "isa/insn.h"
+#include "mmu/mmu.h"
+
+/* The engine area of struct cpu: what emitted code and stubs address from r15. */
+struct bt_hot {
+    u32 flag_if, flag_rest;
+    u64 fs_base_ptr, gs_base_ptr;
+    u64 sti_poll;
+    u64 host_rsp, return_rsp;
+    u64 window, view_table;
+    u16 flags16, pad16;
+    u32 exit;
+    u32 arg0, arg1;
+    u64 stub_callout, stub_return_miss, stub_indirect_miss;
+    i64 budget;
+    u32 fsgsbase;
+    u32 cr0, cr2, cr3, cr4;
+    u16 selectors[6];
+    u32 arg2;
+    /* From here on for C only. */
+    struct bt *bt;
+    volatile u32 kick;
+    volatile bool safepoint_armed;
+    bool interrupt_pending;
+    bool ring_user; /* which ring's window, table and return stack are loaded */
+    /* Per privilege [user]: what a change of ring loads. */
+    u64 ring_window[2], ring_table[2], ring_return_rsp[2];
+    u64 tsc_base;
+};
+#define HOT_ASSERT(name, field)                                                                    \
+    _Static_assert(name == CPU_HOT + offsetof(struct bt_hot, field), #name " does not match")
+_Static_assert(offsetof(struct cpu, gpr) == CPU_GPR, "gpr");
+_Static_assert(offsetof(struct cpu, fx) == CPU_FX, "fx");
+_Static_assert(offsetof(struct cpu, eip) == CPU_EIP, "eip");
+_Static_assert(CPU_SAFEPOINT == CPU_SAFEPOINT_OFFSET, "safepoint");
+_Static_assert(offsetof(struct cpu, engine_area) == CPU_HOT, "engine area");
+_Static_assert(sizeof(struct bt_hot) <= sizeof(((struct cpu *)0)->engine_area), "hot area size");
+HOT_ASSERT(HOT_FLAG_IF, flag_if);
+HOT_ASSERT(HOT_FLAG_REST, flag_rest);
+HOT_ASSERT(HOT_FS_BASE_PTR, fs_base_ptr);
+HOT_ASSERT(HOT_GS_BASE_PTR, gs_base_ptr);
+HOT_ASSERT(HOT_STI_POLL, sti_poll);
+HOT_ASSERT(HOT_HOST_RSP, host_rsp);
+HOT_ASSERT(HOT_RETURN_RSP, return_rsp);
+HOT_ASSERT(HOT_WINDOW, window);
+HOT_ASSERT(HOT_VIEW_TABLE, view_table);
+HOT_ASSERT(HOT_FLAGS16, flags16);
+HOT_ASSERT(HOT_EXIT, exit);
+HOT_ASSERT(HOT_ARG0, arg0);
+HOT_ASSERT(HOT_ARG1, arg1);
+HOT_ASSERT(HOT_STUB_CALLOUT, stub_callout);
+HOT_ASSERT(HOT_STUB_RETURN_MISS, stub_return_miss);
+HOT_ASSERT(HOT_STUB_INDIRECT_MISS, stub_indirect_miss);
+HOT_ASSERT(HOT_BUDGET, budget);
+HOT_ASSERT(HOT_FSGSBASE, fsgsbase);
+HOT_ASSERT(HOT_CR0, cr0);
+HOT_ASSERT(HOT_CR2, cr2);
+HOT_ASSERT(HOT_CR3, cr3);
+HOT_ASSERT(HOT_CR4, cr4);
+HOT_ASSERT(HOT_SELECTORS, selectors);
+HOT_ASSERT(HOT_ARG2, arg2);
+
+static inline struct bt_hot *bt_hot(const struct cpu *cpu) {
+    return (struct bt_hot *)cpu->engine_area;
+}
+
+/* ---- Units, slots, continuations, the PC table ---- */
+
+#define BT_NONE UINT32_MAX
+#define BT_MAX_UNIT_INSNS 64
+#define BT_MAX_UNIT_HOST_BYTES 16384
+
+/* A direct exit of a unit: one rel32 in its code, first pointing at the slot's stub. */
+struct bt_slot {
+    u32 unit;         /* owner */
+    u32 patch;        /* cache offset of the rel32 */
+    u32 stub;         /* cache offset of the stub */
+    u32 target_eip;
+    u32 target;       /* linked unit, or BT_NONE */
+    u32 next_incoming; /* list of the target unit */
+    bool same_page;
+};
+
+/* The PC table: host offset within the unit -> guest offset, one entry per guest instruction, plus
+ * recovery actions. */
+enum bt_recovery { RECOVER_PLAIN, RECOVER_STI };
+struct bt_pc {
+    u16 host;       /* offset from the unit's first host byte */
+    u8 recovery;    /* enum bt_recovery */
+    u8 index;       /* number of guest instructions before it */
+    u16 guest;      /* offset from the unit's EIP */
+};
+
+struct bt_unit {
+    u64 gpa;         /* of the first byte */
+    u64 page2;       /* second physical page an only instruction spans, or UINT64_MAX */
+    u32 eip;
+    u16 guest_bytes, insns;
+    u8 cpl, fp;      /* key: virtual CPL; FP instructions allowed */
+    bool valid;
+    u32 host, host_direct, host_bytes; /* cache offsets: indirect entry, direct entry */
+    u32 slot_first, slot_count;
+    u32 pc_first, pc_count;
+    u32 cont_first, cont_count; /* return continuations: cache offsets in bt->cont[] */
+    u32 incoming;    /* slots linked here */
+    u32 hash_next;
+    u32 page_next[2]; /* lists of units by physical page: gpa's, page2's */
+};
+
+struct translation;
+
+struct bt_view_state {
+    u64 *table; /* VIEW_ENTRIES host addresses; NULL until used */
+    u32 epoch;
+    bool seen;
+};
+
+#define BT_HASH_BITS 16
+#define BT_SITE_BITS 12
+#define BT_HEAT_BITS 16
+#define BT_RECENT 32
+
+struct bt_site {
+    u64 gpa;
+    u8 faults;
+    bool adapted;
+};
+
+struct bt {
+    struct cpu *cpu;
+    struct bt_config config;
+    /* The cache: one memfd mapped twice. */
+    int cache_fd;
+    u8 *cache_rw;
+    u8 *cache_rx;
+    u32 cache_bytes, cache_used;
+    u64 generation;
+    struct bt_unit *unit;
+    u32 unit_count, unit_capacity;
+    struct bt_slot *slot;
+    u32 slot_count, slot_capacity;
+    struct bt_pc *pc;
+    u32 pc_count, pc_capacity;
+    u32 *cont;
+    u32 cont_count, cont_capacity;
+    u32 hash[1 << BT_HASH_BITS];
+    u32 *page_head; /* per physical page: first unit */
+    u64 page_count;
+    u8 heat[1 << BT_HEAT_BITS];
+    struct bt_site site[1 << BT_SITE_BITS];
+    struct bt_view_state view[MMU_MAX_VIEWS];
+    bool fp_ok;    /* key of every link, table entry and continuation now in force */
+    bool prefill_pending, prefill_write; /* the page a user #PF named: map it before resuming */
+    u32 prefill_lin;
+    bool fault_emulate; /* the last EMULATE exit came from a host fault at fault_gpa */
+    u64 fault_gpa;
+    u32 user_view; /* id of the view whose links the user return stack may hold */
+    u8 *return_stack[2]; /* [user]; guard page below each */
+    u64 return_top[2];
+    u32 recent[BT_RECENT]; /* units entered by the dispatcher */
+    u32 recent_next;
+    u32 last_unit_insns;
+    struct bt_counters counters;
+    struct bt_counters *stats; /* = &counters */
+    bool tsc_inline;   /* RDTSC may be a light callout */
+    struct translation *translation; /* the translator's workspace */
+    void *fault_stack; /* alternate signal stack */
+};
+
+/* Return stack bytes per ring. */
+#define BT_RETURN_STACK_BYTES 65536
+
+/* ---- emit.c: the bounded emitter ---- */
+
+/* Host register numbers. */
+enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13,
+       H_R14, H_R15, H_NONE = 0xff };
+static inline u8 host_reg(u8 guest) { return guest == R_ESP ? H_R12 : guest; }
+
+struct emit {
+    u8 *p, *start, *end;
+    bool overflow; /* once set, nothing more is written */
+};
+/* A memory operand in host registers; gs: window-relative (65 67) or plain. */
+struct host_mem {
+    u8 base, index, scale; /* scale 1, 2, 4, 8 */
+    i32 disp;
+    bool window;
+};
+/* One instruction: legacy prefixes, opcode map and byte, register field and either a register or a
+ * memory operand in r/m. rex_w: 64-bit operands. Immediates follow by emit_imm. */
+struct host_op {
+    bool p66, rep, repne, lock, rex_w;
+    u8 map; /* 0, 1, 2, 3 */
+    u8 opcode;
+    u8 reg;
+    bool byte_rm; /* r/m is an 8-bit register that needs REX for numbers 4-7 (never the guest's) */
+};
+void emit_u8(struct emit *e, u8 v);
+void emit_u32(struct emit *e, u32 v);
+void emit_imm(struct emit *e, u64 v, unsigned bytes);
+void emit_op_reg(struct emit *e, struct host_op op, u8 rm);
+void emit_op_mem(struct emit *e, struct host_op op, struct host_mem mem);
+/* Short forms. */
+void emit_mov_imm32(struct emit *e, u8 reg, u32 imm);            /* mov r32, imm32 */
+void emit_mov_reg32(struct emit *e, u8 dst, u8 src);             /* mov r32, r32 */
+void emit_load32(struct emit *e, u8 reg, struct host_mem mem);   /* mov r32, [mem] */
+void emit_load64(struct emit *e, u8 reg, struct host_mem mem);
+void emit_store32(struct emit *e, struct host_mem mem, u8 reg);
+void emit_store_imm32(struct emit *e, struct host_mem mem, u32 imm);
+void emit_lea32(struct emit *e, u8 reg, struct host_mem mem);    /* 64-bit address, 32-bit result */
+void emit_lea64(struct emit *e, u8 reg, struct host_mem mem);
+static inline struct host_mem hot_mem(u32 offset) {
+    return (struct host_mem){.base = H_R15, .index = H_NONE, .disp = (i32)offset};
+}
+static inline struct host_mem stack_mem(i32 disp) {
+    return (struct host_mem){.base = H_R12, .index = H_NONE, .disp = disp, .window = true};
+}
+
+/* ---- classify.c ---- */
+
+#define BT_CLASSES(X)                                                                              \
+    X(EMULATE, "handed to the monitor, which interprets it")                                       \
+    X(PLAIN, "runs as it is, its memory operand made window-relative")                             \
+    X(FP, "like PLAIN where FP instructions are allowed, else emulated")                           \
+    X(NOP, "nothing to do")                                                                        \
+    X(LEA, "address arithmetic")                                                                   \
+    X(INCDEC, "40-4F become FE/FF forms")                                                          \
+    X(PUSH, "push") X(POP, "pop") X(PUSHA, "pusha") X(POPA, "popa") X(LEAVE, "leave")               \
+    X(PUSHF, "image composed inline") X(POPF, "callout")                                           \
+    X(JMP, "jump") X(JCC, "conditional jump") X(LOOP, "loop, jcxz") X(CALL, "call") X(RET, "ret")   \
+    X(STRING, "string instruction")                                                                \
+    X(CLI, "virtual IF cleared inline") X(STI, "virtual IF set inline, then a poll")               \
+    X(MOV, "mov, which may name a segment, control or debug register")                             \
+    X(INT, "delivered by a callout") X(IRET, "callout") X(SYSENTER, "callout")                     \
+    X(SYSEXIT, "callout") X(RDTSC, "callout")
+
+enum bt_class {
+#define X(name, help) BT_CLASS_##name,
+    BT_CLASSES(X)
+#undef X
+        BT_CLASS_COUNT
+};
+/* Privilege rule of a mnemonic. */
+enum bt_privilege {
+    PRIV_NONE,      /* runs at any CPL */
+    PRIV_CPL0,      /* #GP unless CPL 0 */
+    PRIV_IOPL,      /* IOPL-sensitive */
+    PRIV_SENSITIVE  /* reads or changes privileged state without trapping */
+};
+struct bt_class_row {
+    u16 mnemonic;
+    u8 class, privilege;
+    u16 flags_read, flags_written; /* arithmetic flags; written means always written */
+    const char *manual;            /* SDM volume 2 entry */
+};
+/* The row of a mnemonic; one with class EMULATE for a mnemonic that has none. */
+const struct bt_class_row *bt_classify(u16 mnemonic);
+const char *bt_class_name(enum bt_class class);
+/* What the translator does with this instruction at this CPL. */
+enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok);
+/* Arithmetic flags read before written / surely written, exact for this form (shift counts). */
+void bt_flags_of(const struct insn *in, u16 *read, u16 *written);
+
+/* ---- translate.c, lower*.c ---- */
+
+struct bt_tinsn {
+    struct insn in;
+    u32 eip;
+    enum bt_class class;
+    bool adapted;   /* keeps faulting: emulate */
+    u16 live_after; /* arithmetic flags live after it */
+};
+struct translation {
+    struct bt *bt;
+    struct emit e;
+    u64 gpa;
+    u32 eip, next_eip; /* of the unit; of the instruction after the current one */
+    u8 cpl;
+    bool fp_ok;
+    u32 count;
+    struct bt_tinsn insn[BT_MAX_UNIT_INSNS];
+    u32 slot_first, cont_first, pc_first;
+    u32 current;       /* index of the instruction being lowered */
+    u32 guest_bytes;
+    u8 counted;        /* instructions that run inside the unit */
+    bool straight;     /* a conditional branch ends the unit (lockstep, -icount) */
+    bool ended;        /* the current instruction ended the unit */
+    bool failed;       /* a table is full */
+    u64 page2;
+};
+/* Translates the unit at cpu->eip whose first byte is at gpa. BT_NONE when a table or the cache is
+ * full (flush and try again). */
+u32 bt_translate(struct bt *bt, u32 eip, u64 gpa);
+/* One PC table entry for the host code that follows: guest offset, recovery, instructions before. */
+void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index);
+/* Lowers one instruction. Sets t->ended if it ends the unit. */
+void bt_lower(struct translation *t, const struct bt_tinsn *ti);
+void bt_lower_branch(struct translation *t, const struct bt_tinsn *ti);
+void bt_lower_string(struct translation *t, const struct bt_tinsn *ti);
+void bt_lower_system(struct translation *t, const struct bt_tinsn *ti);
+void bt_lower_stack(struct translation *t, const struct bt_tinsn *ti);
+/* Pieces shared by the lowering files. */
+struct host_mem lower_mem(struct translation *t, const struct insn *in, i32 extra_disp);
+void lower_callout(struct translation *t, unsigned callout, u32 arg, bool returns);
+void lower_emulate(struct translation *t, u32 eip);
+void lower_poll(struct translation *t);
+void lower_exit(struct translation *t, u32 target_eip); /* jmp to a slot */
+u8 *lower_slot_jump(struct translation *t, u8 opcode1, u8 opcode2, u32 target_eip);
+void lower_slot_stubs(struct translation *t);
+void lower_eip_check(struct translation *t, u32 eip, u32 hot_stub, bool flags_live);
+void lower_plain(struct translation *t, const struct insn *in);
+
+/* ---- cache.c ---- */
+bool cache_create(struct bt *bt, char *err, size_t err_bytes);
+void cache_destroy(struct bt *bt);
+void cache_flush(struct bt *bt);
+u32 cache_find(const struct bt *bt, u64 gpa, u32 eip, u8 cpl, bool fp_ok);
+void cache_insert(struct bt *bt, u32 unit);
+void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes);
+void cache_invalidate_unit(struct bt *bt, u32 unit);
+void cache_link(struct bt *bt, u32 slot, u32 unit);
+void cache_unlink_slot(struct bt *bt, u32 slot);
+void cache_unlink_cross_page(struct bt *bt);
+u32 cache_unit_at(const struct bt *bt, u64 pc); /* signal safe */
+const struct bt_pc *cache_pc_lookup(const struct bt *bt, const struct bt_unit *u, u32 host_offset);
+static inline const u8 *unit_indirect_entry(const struct bt *bt, u32 unit) {
+    return bt->cache_rx + bt->unit[unit].host;
+}
+static inline const u8 *unit_direct_entry(const struct bt *bt, u32 unit) {
+    return bt->cache_rx + bt->unit[unit].host_direct;
+}
+/* Sites that keep faulting. */
+bool site_adapted(const struct bt *bt, u64 gpa);
+bool site_note_fault(struct bt *bt, u64 gpa, unsigned threshold); /* true when just adapted */
+
+/* ---- run.c, callout.c, fault.c, entry.S ---- */
+static inline bool bt_fp_allowed(const struct cpu *cpu) {
+    return !(cpu->cr0 & (CR0_EM | CR0_TS)) && (cpu->cr4 & CR4_OSFXSR);
+}
+/* Hot area <-> struct cpu: flags; segments and control registers. */
+void hot_load_flags(struct cpu *cpu);
+void hot_store_flags(struct cpu *cpu);
+void hot_load_segments(struct cpu *cpu);
+void hot_select_ring(struct cpu *cpu); /* window, view table and return stack of cpu->cpl */
+void hot_set_window(struct cpu *cpu, u64 base);
+void bt_reset_return_stack(struct bt *bt, bool user);
+void bt_disarm_safepoint(struct cpu *cpu);
+/* The unit at cpu->eip in the current mode: BT_NONE if not translated; *gpa its address. False when
+ * the fetch faults or is not RAM. */
+bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa);
+/* Puts a unit into the current view's jump table. */
+void bt_publish(struct bt *bt, u32 unit);
+u32 bt_enter(struct cpu *cpu, const void *code);
+extern const u8 bt_stub_callout[], bt_stub_return_miss[], bt_stub_indirect_miss[];
+extern const u8 bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
+extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
+bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes);
+void bt_remove_fault_handlers(struct bt *bt);
+/* Internal exit value: go round bt_run's loop again (translate, drain, ...). */
+#define BT_EXIT_AGAIN 0x100u
+
+/* ---- verify.c ---- */
+/* Checks the host code of a unit against the rules above. NULL, or what is wrong, at *offset. */
+const char *bt_verify(const struct bt *bt, const struct bt_unit *unit, u32 *offset);
+/* The same on plain bytes: code at cache offset `at`; known(opaque, cache_offset) tells whether a
+ * branch out of the unit may go there. */
+const char *bt_verify_code(const u8 *code, u32 bytes, u32 at, bool icount,
+                           bool (*known)(void *opaque, u32 offset), void *opaque, u32 *offset);
+
+#endif

@@ -1,0 +1,147 @@
+/*
+ * lower_system.c: sensitive instructions that are cheap inline or by a light callout: virtual IF,
+ * flag images, segment registers, control-register reads, INT, IRET, SYSENTER, SYSEXIT, RDTSC.
+ */
+#include "bt/bt_internal.h"
+
+/* RFLAGS of an unprivileged process apart from the arithmetic flags: IF and the fixed bit. */
+#define HOST_FLAGS_REST 0x202
+
+static void lower_pushf(struct translation *t) {
+    struct emit *e = &t->e;
+    emit_u8(e, 0x9c); /* pushfq */
+    emit_u8(e, 0x41); /* pop r8 */
+    emit_u8(e, 0x58);
+    /* The bit sets are disjoint: LEA adds them without touching the flags. */
+    emit_load32(e, H_R9, hot_mem(HOT_FLAG_IF));
+    emit_lea32(e, H_R8,
+               (struct host_mem){.base = H_R8, .index = H_R9, .scale = 1, .disp = -HOST_FLAGS_REST});
+    emit_load32(e, H_R9, hot_mem(HOT_FLAG_REST));
+    emit_lea32(e, H_R8, (struct host_mem){.base = H_R8, .index = H_R9, .scale = 1});
+    emit_store32(e, stack_mem(-4), H_R8);
+    emit_lea32(e, H_R12, (struct host_mem){.base = H_R12, .index = H_NONE, .disp = -4});
+}
+
+static void lower_popf(struct translation *t, const struct bt_tinsn *ti) {
+    struct emit *e = &t->e;
+    emit_load32(e, H_R9, stack_mem(0));
+    emit_lea32(e, H_R12, (struct host_mem){.base = H_R12, .index = H_NONE, .disp = 4});
+    emit_store32(e, hot_mem(HOT_ARG0), H_R9);
+    emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
+    lower_callout(t, CO_POPF, ti->eip, true);
+}
+
+static void lower_sti(struct translation *t, const struct bt_tinsn *ti) {
+    struct emit *e = &t->e;
+    emit_store_imm32(e, hot_mem(HOT_FLAG_IF), F_IF);
+    translation_note_pc(t, (u16)(t->next_eip - t->eip), RECOVER_STI, (u8)(t->current + 1));
+    emit_load64(e, H_R9, hot_mem(HOT_STI_POLL));
+    emit_load32(e, H_R9, (struct host_mem){.base = H_R9, .index = H_NONE});
+    (void)ti;
+}
+
+static void lower_mov_to_segment(struct translation *t, const struct bt_tinsn *ti) {
+    static const u8 callout[6] = {CO_LOAD_ES, 0, 0, CO_LOAD_DS, CO_LOAD_FS, CO_LOAD_GS};
+    struct emit *e = &t->e;
+    const struct insn *in = &ti->in;
+    u8 seg = in->op[0].reg;
+    if (seg == SEG_SS || seg == SEG_CS) { /* shadow; #UD */
+        lower_emulate(t, ti->eip);
+        return;
+    }
+    struct host_op movzx = {.map = 1, .opcode = 0xb7, .reg = H_R9};
+    if (in->op[1].type == OP_MEM) {
+        struct host_mem m = lower_mem(t, in, 0);
+        emit_op_mem(e, movzx, m);
+    } else {
+        emit_op_reg(e, movzx, host_reg(in->op[1].reg));
+    }
+    emit_store32(e, hot_mem(HOT_ARG0), H_R9);
+    emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
+    emit_store_imm32(e, hot_mem(HOT_ARG2), 0);
+    lower_callout(t, callout[seg], ti->eip, true);
+}
+
+static void lower_mov_from_segment(struct translation *t, const struct insn *in) {
+    struct emit *e = &t->e;
+    struct host_mem selector = hot_mem(HOT_SELECTORS + 2u * in->op[1].reg);
+    if (in->op[0].type == OP_MEM) {
+        emit_op_mem(e, (struct host_op){.map = 1, .opcode = 0xb7, .reg = H_R9}, selector);
+        struct host_mem m = lower_mem(t, in, 0);
+        emit_op_mem(e, (struct host_op){.p66 = true, .opcode = 0x89, .reg = H_R9}, m);
+        return;
+    }
+    u8 reg = host_reg(in->op[0].reg);
+    if (in->op_bytes == 2)
+        emit_op_mem(e, (struct host_op){.p66 = true, .opcode = 0x8b, .reg = reg}, selector);
+    else
+        emit_op_mem(e, (struct host_op){.map = 1, .opcode = 0xb7, .reg = reg}, selector);
+}
+
+static void lower_mov_from_cr(struct translation *t, const struct bt_tinsn *ti) {
+    static const u32 hot[5] = {HOT_CR0, 0, HOT_CR2, HOT_CR3, HOT_CR4};
+    u8 cr = ti->in.op[1].reg;
+    if (cr > 4 || hot[cr] == 0)
+        lower_emulate(t, ti->eip);
+    else
+        emit_load32(&t->e, host_reg(ti->in.op[0].reg), hot_mem(hot[cr]));
+}
+
+static void lower_mov(struct translation *t, const struct bt_tinsn *ti) {
+    const struct insn_op *dst = &ti->in.op[0], *src = &ti->in.op[1];
+    if (dst->type == OP_REG && dst->reg_class == RC_SEG)
+        lower_mov_to_segment(t, ti);
+    else if (src->type == OP_REG && src->reg_class == RC_SEG)
+        lower_mov_from_segment(t, &ti->in);
+    else if (src->type == OP_REG && src->reg_class == RC_CR)
+        lower_mov_from_cr(t, ti);
+    else if (dst->type == OP_REG && dst->reg_class == RC_CR)
+        lower_emulate(t, ti->eip);
+    else
+        lower_plain(t, &ti->in);
+}
+
+static void lower_leaving(struct translation *t, unsigned callout, u32 eip) {
+    emit_store_imm32(&t->e, hot_mem(HOT_ARG1), t->next_eip);
+    lower_callout(t, callout, eip, false);
+    t->ended = true;
+}
+
+void bt_lower_system(struct translation *t, const struct bt_tinsn *ti) {
+    switch (ti->class) {
+    case BT_CLASS_MOV:
+        lower_mov(t, ti);
+        break;
+    case BT_CLASS_PUSHF:
+        lower_pushf(t);
+        break;
+    case BT_CLASS_POPF:
+        lower_popf(t, ti);
+        break;
+    case BT_CLASS_CLI:
+        emit_store_imm32(&t->e, hot_mem(HOT_FLAG_IF), 0);
+        break;
+    case BT_CLASS_STI:
+        lower_sti(t, ti);
+        break;
+    case BT_CLASS_INT:
+        emit_store_imm32(&t->e, hot_mem(HOT_ARG0), (u8)ti->in.imm);
+        lower_leaving(t, CO_INT, ti->eip);
+        break;
+    case BT_CLASS_IRET:
+        lower_leaving(t, CO_IRET, ti->eip);
+        break;
+    case BT_CLASS_SYSENTER:
+        lower_leaving(t, CO_SYSENTER, ti->eip);
+        break;
+    case BT_CLASS_SYSEXIT:
+        lower_leaving(t, CO_SYSEXIT, ti->eip);
+        break;
+    default:
+        if (t->bt->tsc_inline)
+            lower_callout(t, CO_RDTSC, ti->eip, true);
+        else
+            lower_emulate(t, ti->eip);
+        break;
+    }
+}

@@ -1,0 +1,369 @@
+/*
+ * run.c: the engine's loop. Each round brings views, windows and pending invalidations up to date,
+ * finds or makes the unit at cpu->eip and enters it; translated code comes back with a reason.
+ */
+#include "bt/bt_internal.h"
+#include "ringcomp/ringcomp.h"
+
+#include <cpuid.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+
+void bt_config_default(struct bt_config *config) {
+    *config = (struct bt_config){.cache_bytes = 32u << 20,
+                                 .hot_threshold = 8,
+                                 .chain = true,
+                                 .retstack = true,
+                                 .icache = true,
+                                 .adapt = true,
+                                 .foresight = true};
+}
+
+/* ---- creation ---- */
+
+static bool host_has_fsgsbase(void) { return getauxval(AT_HWCAP2) & 2; }
+
+/* LAHF in 64-bit mode is the one thing the stubs need beyond the baseline. */
+static bool host_has_lahf64(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(0x80000001u, &a, &b, &c, &d) && (c & 1);
+}
+
+static bool create_return_stacks(struct bt *bt) {
+    for (int user = 0; user < 2; user++) {
+        u8 *p = mmap(NULL, BT_RETURN_STACK_BYTES + 2 * PAGE_BYTES, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED || mprotect(p, PAGE_BYTES, PROT_NONE) != 0)
+            return false;
+        bt->return_stack[user] = p;
+        bt->return_top[user] = (u64)p + PAGE_BYTES + BT_RETURN_STACK_BYTES;
+        *(u64 *)bt->return_top[user] = (u64)bt_stub_underflow;
+    }
+    return true;
+}
+
+static void init_hot(struct bt *bt) {
+    struct bt_hot *hot = bt_hot(bt->cpu);
+    *hot = (struct bt_hot){.bt = bt,
+                           .stub_callout = (u64)bt_stub_callout,
+                           .stub_return_miss = (u64)bt_stub_return_miss,
+                           .stub_indirect_miss = (u64)bt_stub_indirect_miss,
+                           .sti_poll = (u64)&hot->sti_poll,
+                           .fsgsbase = host_has_fsgsbase()};
+    hot->return_rsp = bt->return_top[0];
+    hot->ring_return_rsp[0] = bt->return_top[0];
+    hot->ring_return_rsp[1] = bt->return_top[1];
+}
+
+static bool create(struct bt *bt, char *err, size_t err_bytes) {
+    struct mmu_error mmu_err;
+    if (bt->config.cache_bytes < (1u << 20) || bt->config.cache_bytes > (1u << 30)) {
+        snprintf(err, err_bytes, "the translation cache must have 1 MiB to 1 GiB");
+        return false;
+    }
+    if (!host_has_lahf64()) {
+        snprintf(err, err_bytes, "the host CPU lacks LAHF in 64-bit mode");
+        return false;
+    }
+    bt->translation = calloc(1, sizeof *bt->translation);
+    if (!bt->translation || !create_return_stacks(bt)) {
+        snprintf(err, err_bytes, "no memory for the translator");
+        return false;
+    }
+    init_hot(bt);
+    if (!cache_create(bt, err, err_bytes))
+        return false;
+    if (!mmu_windows_create(bt->cpu, &mmu_err)) {
+        snprintf(err, err_bytes, "%s", mmu_err.text);
+        return false;
+    }
+    return bt_install_fault_handlers(bt, err, err_bytes);
+}
+
+struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err, size_t err_bytes) {
+    struct bt *bt = calloc(1, sizeof *bt);
+    if (!bt) {
+        snprintf(err, err_bytes, "no memory for the translator");
+        return NULL;
+    }
+    bt->cpu = cpu;
+    bt->config = *config;
+    bt->cache_fd = -1;
+    bt->stats = &bt->counters;
+    bt->user_view = BT_NONE;
+    if (!create(bt, err, err_bytes)) {
+        bt_destroy(bt);
+        return NULL;
+    }
+    return bt;
+}
+
+void bt_destroy(struct bt *bt) {
+    if (!bt)
+        return;
+    bt_remove_fault_handlers(bt);
+    mmu_windows_destroy(bt->cpu);
+    cache_destroy(bt);
+    for (int user = 0; user < 2; user++)
+        if (bt->return_stack[user])
+            munmap(bt->return_stack[user], BT_RETURN_STACK_BYTES + 2 * PAGE_BYTES);
+    for (unsigned v = 0; v < MMU_MAX_VIEWS; v++)
+        free(bt->view[v].table);
+    free(bt->translation);
+    free(bt);
+}
+
+/* ---- events ---- */
+
+void bt_kick_sigsafe(struct bt *bt) {
+    struct bt_hot *hot = bt_hot(bt->cpu);
+    hot->kick = 1;
+    if (!hot->safepoint_armed) {
+        hot->safepoint_armed = true;
+        mprotect((u8 *)bt->cpu + CPU_SAFEPOINT_OFFSET, PAGE_BYTES, PROT_NONE);
+    }
+}
+
+void bt_disarm_safepoint(struct cpu *cpu) {
+    struct bt_hot *hot = bt_hot(cpu);
+    if (hot->safepoint_armed) {
+        hot->safepoint_armed = false;
+        mprotect((u8 *)cpu + CPU_SAFEPOINT_OFFSET, PAGE_BYTES, PROT_READ | PROT_WRITE);
+    }
+}
+
+static enum bt_exit take_kick(struct bt *bt) {
+    bt_hot(bt->cpu)->kick = 0;
+    bt_disarm_safepoint(bt->cpu);
+    return BT_EXIT_KICK;
+}
+
+void bt_set_interrupt_pending(struct bt *bt, bool pending) {
+    struct bt_hot *hot = bt_hot(bt->cpu);
+    hot->interrupt_pending = pending;
+    hot->sti_poll = pending ? (u64)bt->cpu + CPU_POISON_OFFSET : (u64)&hot->sti_poll;
+}
+
+void bt_set_budget(struct bt *bt, u64 insns) {
+    bt_hot(bt->cpu)->budget = (i64)MIN(insns, (u64)INT64_MAX);
+}
+
+void bt_set_tsc_base(struct bt *bt, u64 host_tsc_base) {
+    bt_hot(bt->cpu)->tsc_base = host_tsc_base;
+    bt->tsc_inline = true;
+}
+
+void bt_flush(struct bt *bt) {
+    bt->stats->cache_flushes++;
+    cache_flush(bt);
+}
+
+/* ---- mode and views ---- */
+
+static bool flat32(const struct segment *s) {
+    return (s->attr & ATTR_DB) && rc_segment_is_flat(s);
+}
+
+bool bt_mode_translatable(const struct cpu *cpu) {
+    if (!(cpu->cr0 & CR0_PE) || (cpu->eflags & (F_VM | F_TF | F_DF)))
+        return false;
+    if (cpu->cpl != 0 && cpu->cpl != 3)
+        return false;
+    if ((cpu->eflags & F_AC) && (cpu->cr0 & CR0_AM) && cpu->cpl == 3)
+        return false;
+    if (cpu->dr[7] & 0xff)
+        return false;
+    return flat32(&cpu->seg[SEG_CS]) && flat32(&cpu->seg[SEG_SS]) &&
+           rc_segment_is_flat(&cpu->seg[SEG_DS]) && rc_segment_is_flat(&cpu->seg[SEG_ES]);
+}
+
+void bt_reset_return_stack(struct bt *bt, bool user) {
+    struct bt_hot *hot = bt_hot(bt->cpu);
+    hot->ring_return_rsp[user] = bt->return_top[user];
+    if (hot->ring_user == user)
+        hot->return_rsp = bt->return_top[user];
+}
+
+static void clear_table(u64 *table) {
+    for (u32 i = 0; i < VIEW_ENTRIES; i++)
+        table[i] = (u64)bt_stub_indirect_miss;
+}
+
+/* Brings one view's jump table up to date. False when the host has no memory for it. */
+static bool sync_view(struct bt *bt, bool user) {
+    struct bt_hot *hot = bt_hot(bt->cpu);
+    struct mmu_view view = mmu_current_view(bt->cpu, user);
+    RF_ASSERT(view.id < MMU_MAX_VIEWS);
+    struct bt_view_state *state = &bt->view[view.id];
+    if (!state->table) {
+        state->table = malloc(VIEW_ENTRIES * sizeof *state->table);
+        if (!state->table)
+            return false;
+        state->epoch = ~view.epoch;
+    }
+    if (state->epoch != view.epoch) {
+        clear_table(state->table);
+        state->epoch = view.epoch;
+        bt_reset_return_stack(bt, user);
+        if (!user)
+            cache_unlink_cross_page(bt);
+        bt->stats->view_flushes++;
+    }
+    if (user && view.id != bt->user_view) {
+        bt->user_view = view.id;
+        bt_reset_return_stack(bt, true);
+    }
+    hot->ring_table[user] = (u64)state->table;
+    hot->ring_window[user] = mmu_window_base(bt->cpu, user);
+    return true;
+}
+
+/* Links, tables and continuations hold units of one FP key only. */
+static void sync_fp(struct bt *bt) {
+    bool fp_ok = bt_fp_allowed(bt->cpu);
+    if (fp_ok == bt->fp_ok)
+        return;
+    bt->fp_ok = fp_ok;
+    for (unsigned v = 0; v < MMU_MAX_VIEWS; v++)
+        if (bt->view[v].table)
+            clear_table(bt->view[v].table);
+    bt_reset_return_stack(bt, false);
+    bt_reset_return_stack(bt, true);
+}
+
+static void drain_code_writes(struct bt *bt) {
+    struct gpa gpa;
+    u32 bytes;
+    bool all;
+    while (mmu_code_next_write(bt->cpu->mmu, &gpa, &bytes, &all)) {
+        if (all)
+            bt_flush(bt);
+        else
+            cache_invalidate_range(bt, gpa.v, bytes);
+    }
+}
+
+/* ---- finding and making units ---- */
+
+/* Counts an execution of cold code; true once it is worth translating. */
+static bool is_hot(struct bt *bt, u64 gpa) {
+    if (bt->config.hot_threshold == 0)
+        return true;
+    u8 *heat = &bt->heat[(gpa * 0x9e3779b1u >> 12) & ((1u << BT_HEAT_BITS) - 1)];
+    if (*heat >= bt->config.hot_threshold)
+        return true;
+    ++*heat;
+    return false;
+}
+
+/* The unit to enter at cpu->eip, or an exit. */
+static bool find_unit(struct bt *bt, u32 *unit, enum bt_exit *exit) {
+    u64 gpa;
+    if (!bt_find_current(bt, unit, &gpa)) {
+        bt->fault_emulate = false;
+        *exit = BT_EXIT_EMULATE; /* the interpreter raises the fetch fault */
+        return false;
+    }
+    if (*unit != BT_NONE)
+        return true;
+    if (!is_hot(bt, gpa)) {
+        *exit = BT_EXIT_COLD;
+        return false;
+    }
+    *unit = bt_translate(bt, bt->cpu->eip, gpa);
+    if (*unit == BT_NONE) {
+        bt_flush(bt);
+        *unit = bt_translate(bt, bt->cpu->eip, gpa);
+        RF_ASSERT(*unit != BT_NONE);
+    }
+    return true;
+}
+
+static void trace_unit(struct bt *bt, u32 unit) {
+    if (trace_on(TRACE_exec))
+        trace_printf("exec %08x cpl %u unit %u\n", bt->unit[unit].eip, bt->unit[unit].cpl, unit);
+}
+
+/* An instruction kept leaving by host faults: translate it as an exit from now on. */
+static void learn_from_fault(struct bt *bt) {
+    if (!bt->fault_emulate)
+        return;
+    bt->fault_emulate = false;
+    if (bt->config.adapt && site_note_fault(bt, bt->fault_gpa, 2))
+        cache_invalidate_range(bt, bt->fault_gpa, 1);
+}
+
+static u32 enter(struct bt *bt, u32 unit) {
+    struct cpu *cpu = bt->cpu;
+    hot_load_flags(cpu);
+    hot_load_segments(cpu);
+    struct bt_hot *hot = bt_hot(cpu);
+    hot->cr0 = cpu->cr0;
+    hot->cr2 = cpu->cr2;
+    hot->cr3 = cpu->cr3;
+    hot->cr4 = cpu->cr4;
+    hot_select_ring(cpu);
+    bt_publish(bt, unit);
+    bt->recent[bt->recent_next++ % BT_RECENT] = unit;
+    bt->last_unit_insns = bt->unit[unit].insns;
+    bt->stats->dispatches++;
+    i64 budget = hot->budget;
+    u32 exit = bt_enter(cpu, unit_direct_entry(bt, unit));
+    if (bt->config.icount)
+        cpu->insn_count += (u64)(budget - hot->budget);
+    hot_store_flags(cpu);
+    return exit;
+}
+
+static bool before_entry(struct bt *bt, enum bt_exit *exit) {
+    struct cpu *cpu = bt->cpu;
+    drain_code_writes(bt);
+    if (bt_hot(cpu)->kick) {
+        *exit = take_kick(bt);
+        return false;
+    }
+    if (cpu->shadow) {
+        bt->fault_emulate = false;
+        *exit = BT_EXIT_EMULATE;
+        return false;
+    }
+    if (!bt_mode_translatable(cpu)) {
+        *exit = BT_EXIT_MODE;
+        return false;
+    }
+    sync_fp(bt);
+    if (!sync_view(bt, false) || !sync_view(bt, true)) {
+        *exit = BT_EXIT_MODE;
+        return false;
+    }
+    if (bt->prefill_pending && cpu->cpl == 3) {
+        bt->prefill_pending = false;
+        if (bt->config.foresight)
+            mmu_window_prefill(cpu, true, GLIN(bt->prefill_lin), bt->prefill_write);
+    }
+    return true;
+}
+
+enum bt_exit bt_run(struct bt *bt) {
+    for (;;) {
+        enum bt_exit exit;
+        u32 unit;
+        if (!before_entry(bt, &exit) || !find_unit(bt, &unit, &exit)) {
+            bt->stats->exits_by_reason[exit]++;
+            return exit;
+        }
+        trace_unit(bt, unit);
+        u32 code = enter(bt, unit);
+        learn_from_fault(bt);
+        if (code == BT_EXIT_AGAIN)
+            continue;
+        if (code == BT_EXIT_KICK && bt_hot(bt->cpu)->kick)
+            take_kick(bt);
+        bt->stats->exits++;
+        bt->stats->exits_by_reason[code]++;
+        TRACE(exits, "exit %u at %08x\n", code, bt->cpu->eip);
+        return code;
+    }
+}

@@ -1,0 +1,269 @@
+/*
+ * translate.c: makes one translation unit: decode and classify straight on, one backward pass for
+ * live flags, lower, record the PC table, verify, publish.
+ */
+#include "bt/bt_internal.h"
+
+#include <x86intrin.h>
+
+void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index) {
+    struct bt *bt = t->bt;
+    if (bt->pc_count == bt->pc_capacity) {
+        t->failed = true;
+        return;
+    }
+    bt->pc[bt->pc_count++] = (struct bt_pc){.host = (u16)(t->e.p - t->e.start),
+                                            .recovery = recovery,
+                                            .index = index,
+                                            .guest = guest};
+}
+
+/* Classes after which straight-line translation cannot go on. */
+static bool ends_unit(const struct translation *t, const struct bt_tinsn *ti) {
+    if (ti->adapted)
+        return true;
+    switch (ti->class) {
+    case BT_CLASS_EMULATE:
+    case BT_CLASS_JMP:
+    case BT_CLASS_RET:
+    case BT_CLASS_INT:
+    case BT_CLASS_IRET:
+    case BT_CLASS_SYSENTER:
+    case BT_CLASS_SYSEXIT:
+        return true;
+    case BT_CLASS_JCC:
+    case BT_CLASS_LOOP:
+        return t->straight;
+    case BT_CLASS_CALL:
+        return !t->bt->config.retstack;
+    default:
+        return false;
+    }
+}
+
+/* Far JMP/CALL/RET share mnemonics with the near forms. */
+static bool is_far(const struct insn *in) {
+    if (in->op_count && in->op[0].type == OP_FAR)
+        return true;
+    if (in->map != 0)
+        return false;
+    if (in->opcode == 0xff)
+        return ((in->modrm >> 3) & 7) == 3 || ((in->modrm >> 3) & 7) == 5;
+    return in->opcode == 0xca || in->opcode == 0xcb;
+}
+
+static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
+    ti->class = bt_class_of(&ti->in, t->cpl, t->fp_ok);
+    if ((ti->class == BT_CLASS_JMP || ti->class == BT_CLASS_CALL || ti->class == BT_CLASS_RET) &&
+        is_far(&ti->in))
+        ti->class = BT_CLASS_EMULATE;
+    ti->adapted = t->bt->config.adapt && site_adapted(t->bt, gpa);
+}
+
+/* An instruction that runs into the next page makes a unit of its own. */
+static bool decode_spanning(struct translation *t, struct bt_tinsn *ti, unsigned first_bytes) {
+    struct bt *bt = t->bt;
+    struct gpa second;
+    u8 bytes[INSN_MAX_BYTES];
+    u32 next_page = (t->eip & ~PAGE_OFFSET_MASK) + PAGE_BYTES;
+    if (!mmu_fetch(bt->cpu, GLIN(next_page), t->cpl == 3, &second) ||
+        !mmu_gpa_is_ram(bt->cpu->mmu, second.v))
+        return false;
+    memcpy(bytes, mmu_ram(bt->cpu->mmu) + t->gpa, first_bytes);
+    memcpy(bytes + first_bytes, mmu_ram(bt->cpu->mmu) + second.v, sizeof bytes - first_bytes);
+    if (insn_decode(&ti->in, bytes, sizeof bytes, true, true) != INSN_OK)
+        return false;
+    t->page2 = second.v & ~(u64)PAGE_OFFSET_MASK;
+    return true;
+}
+
+/* Fills t->insn. An instruction that does not decode is left to the emulator. */
+static void decode_unit(struct translation *t) {
+    const u8 *ram = mmu_ram(t->bt->cpu->mmu);
+    u32 offset = 0, room = PAGE_BYTES - (t->eip & PAGE_OFFSET_MASK);
+    while (t->count < BT_MAX_UNIT_INSNS) {
+        struct bt_tinsn *ti = &t->insn[t->count];
+        ti->eip = t->eip + offset;
+        enum insn_status status =
+            insn_decode(&ti->in, ram + t->gpa + offset, MIN(room - offset, INSN_MAX_BYTES), true,
+                        true);
+        if (status == INSN_MORE && t->count > 0)
+            break; /* the next unit takes it */
+        if (status == INSN_MORE && decode_spanning(t, ti, room))
+            status = INSN_OK;
+        if (status != INSN_OK) {
+            ti->in.length = 0;
+            ti->class = BT_CLASS_EMULATE;
+            ti->adapted = false;
+            t->count++;
+            break;
+        }
+        classify(t, ti, t->gpa + offset);
+        t->count++;
+        offset += ti->in.length;
+        if (ends_unit(t, ti) || offset >= room)
+            break;
+    }
+    struct bt_tinsn *last = &t->insn[t->count - 1];
+    t->guest_bytes = last->eip + last->in.length - t->eip;
+}
+
+/* An instruction at which the guest may see the flags: in a fault frame, or after leaving. */
+static bool shows_flags(const struct bt_tinsn *ti) {
+    switch (ti->class) {
+    case BT_CLASS_NOP:
+    case BT_CLASS_LEA:
+        return false;
+    case BT_CLASS_PLAIN:
+    case BT_CLASS_INCDEC:
+        if (ti->in.mnemonic == ZYDIS_MNEMONIC_DIV || ti->in.mnemonic == ZYDIS_MNEMONIC_IDIV)
+            return true;
+        break;
+    case BT_CLASS_MOV:
+        break;
+    default:
+        return true;
+    }
+    for (unsigned i = 0; i < ti->in.op_count; i++)
+        if (ti->in.op[i].type == OP_MEM || ti->in.op[i].reg_class == RC_SEG)
+            return true;
+    return ti->adapted;
+}
+
+static u16 compute_liveness(struct translation *t) {
+    u16 live = F_ARITH;
+    for (u32 i = t->count; i-- > 0;) {
+        struct bt_tinsn *ti = &t->insn[i];
+        ti->live_after = live;
+        u16 read, written;
+        bt_flags_of(&ti->in, &read, &written);
+        live = (u16)((live & ~written) | read);
+        if (shows_flags(ti))
+            live = F_ARITH;
+    }
+    return live;
+}
+
+/* Counts the unit's instructions against the budget; flags survive on the return stack. */
+static void emit_icount(struct translation *t) {
+    struct emit *e = &t->e;
+    u8 n = t->counted;
+    struct host_op sub = {.opcode = 0x83, .reg = 5, .rex_w = true};
+    struct host_op add = {.opcode = 0x83, .reg = 0, .rex_w = true};
+    emit_u8(e, 0x9c); /* pushfq */
+    emit_op_mem(e, sub, hot_mem(HOT_BUDGET));
+    emit_u8(e, n);
+    emit_u8(e, 0x79); /* jns */
+    u8 *skip = e->p;
+    emit_u8(e, 0);
+    emit_op_mem(e, add, hot_mem(HOT_BUDGET));
+    emit_u8(e, n);
+    emit_u8(e, 0x9d); /* popfq */
+    lower_callout(t, CO_BUDGET, t->eip, false);
+    if (!e->overflow)
+        *skip = (u8)(e->p - skip - 1);
+    emit_u8(e, 0x9d);
+}
+
+static void emit_unit(struct translation *t, struct bt_unit *u) {
+    struct bt *bt = t->bt;
+    u16 live_in = compute_liveness(t);
+    translation_note_pc(t, 0, RECOVER_PLAIN, 0);
+    lower_eip_check(t, t->eip, HOT_STUB_INDIRECT_MISS, live_in != 0);
+    u->host_direct = (u32)(t->e.p - bt->cache_rw);
+    if (bt->config.icount)
+        emit_icount(t);
+    for (u32 i = 0; i < t->count && !t->ended; i++) {
+        struct bt_tinsn *ti = &t->insn[i];
+        t->current = i;
+        t->next_eip = ti->eip + ti->in.length;
+        translation_note_pc(t, (u16)(ti->eip - t->eip), RECOVER_PLAIN, (u8)i);
+        bt_lower(t, ti);
+    }
+    if (!t->ended) {
+        translation_note_pc(t, (u16)(t->next_eip - t->eip), RECOVER_PLAIN, (u8)t->count);
+        lower_exit(t, t->next_eip);
+    }
+    lower_slot_stubs(t);
+}
+
+static void start(struct translation *t, struct bt *bt, u32 eip, u64 gpa) {
+    *t = (struct translation){
+        .bt = bt,
+        .gpa = gpa,
+        .eip = eip,
+        .cpl = bt->cpu->cpl,
+        .fp_ok = bt_fp_allowed(bt->cpu),
+        .straight = bt->config.lockstep || bt->config.icount,
+        .slot_first = bt->slot_count,
+        .cont_first = bt->cont_count,
+        .pc_first = bt->pc_count,
+        .page2 = UINT64_MAX,
+    };
+    t->e.start = t->e.p = bt->cache_rw + bt->cache_used;
+    t->e.end = MIN(bt->cache_rw + bt->cache_bytes, t->e.p + BT_MAX_UNIT_HOST_BYTES);
+}
+
+static void count_unit(struct bt *bt, const struct bt_unit *u, u64 tsc) {
+    bt->stats->units_translated++;
+    bt->stats->guest_insns_translated += u->insns;
+    bt->stats->guest_bytes_translated += u->guest_bytes;
+    bt->stats->host_bytes_emitted += u->host_bytes;
+    bt->stats->translate_tsc += tsc;
+}
+
+static void verify(struct bt *bt, const struct bt_unit *u) {
+    u32 offset = 0;
+    const char *wrong = bt_verify(bt, u, &offset);
+    if (wrong) {
+        log_error("verifier: unit at %08x: host offset %u: %s", u->eip, offset, wrong);
+        rf_assert_fail("emitted code obeys the isolation rules", __FILE__, __LINE__);
+    }
+    bt->stats->verified_units++;
+}
+
+u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
+    u64 tsc = __rdtsc();
+    struct translation *t = bt->translation;
+    if (bt->unit_count == bt->unit_capacity)
+        return BT_NONE;
+    start(t, bt, eip, gpa);
+    decode_unit(t);
+    const struct bt_tinsn *last = &t->insn[t->count - 1];
+    bool leaves = last->class == BT_CLASS_EMULATE || last->adapted;
+    t->counted = (u8)(t->count - (leaves ? 1 : 0));
+    struct bt_unit *u = &bt->unit[bt->unit_count];
+    *u = (struct bt_unit){.gpa = gpa,
+                          .page2 = t->page2,
+                          .eip = eip,
+                          .guest_bytes = (u16)MAX(t->guest_bytes, 1),
+                          .insns = t->counted,
+                          .cpl = t->cpl,
+                          .fp = t->fp_ok,
+                          .valid = true,
+                          .host = bt->cache_used,
+                          .incoming = BT_NONE};
+    emit_unit(t, u);
+    if (t->e.overflow || t->failed) {
+        bt->slot_count = t->slot_first;
+        bt->cont_count = t->cont_first;
+        bt->pc_count = t->pc_first;
+        return BT_NONE;
+    }
+    u->host_bytes = (u32)(t->e.p - t->e.start);
+    u->slot_first = t->slot_first;
+    u->slot_count = bt->slot_count - t->slot_first;
+    u->pc_first = t->pc_first;
+    u->pc_count = bt->pc_count - t->pc_first;
+    u->cont_first = t->cont_first;
+    u->cont_count = bt->cont_count - t->cont_first;
+    for (u32 i = u->slot_first; i < bt->slot_count; i++)
+        bt->slot[i].unit = bt->unit_count;
+    bt->cache_used = (u32)ALIGN_UP(bt->cache_used + u->host_bytes, 16);
+    u32 index = bt->unit_count++;
+    cache_insert(bt, index);
+    count_unit(bt, u, __rdtsc() - tsc);
+    if (bt->config.verify)
+        verify(bt, u);
+    return index;
+}

@@ -1,0 +1,138 @@
+/*
+ * dev.h: the device side of the machine.
+ *
+ * A device is one file that registers port or MMIO handlers, raises IRQ lines, arms timers and
+ * talks to a character back end. It knows nothing of CPU, MMU or translator, never exits the
+ * process, never reads host time. Everything runs on the vCPU thread; nothing here is thread safe
+ * or signal safe. Time is virtual nanoseconds.
+ */
+#ifndef RINGFOLD_DEVMODEL_DEV_H
+#define RINGFOLD_DEVMODEL_DEV_H
+
+#include "base/base.h"
+
+struct machine_devices; /* the whole PC: all devices and the bus */
+
+/* ---- Clock and timers ---- */
+
+/* Virtual time source, injected. now_ns must be monotonic. */
+struct dev_clock {
+    u64 (*now_ns)(void *opaque);
+    void *opaque;
+    /* Wall-clock seconds since 1970 UTC at virtual time 0, for the RTC. */
+    i64 epoch_s;
+};
+
+#define DEV_NEVER UINT64_MAX
+
+/* One-shot timer, embedded in the device's state. fire() runs from dev_run_timers. */
+struct dev_timer {
+    u64 deadline_ns; /* DEV_NEVER when not armed */
+    void (*fire)(void *opaque);
+    void *opaque;
+    struct dev_timer *next;
+};
+struct dev_timers {
+    struct dev_timer *head;
+};
+void dev_timer_init(struct dev_timers *list, struct dev_timer *t, void (*fire)(void *),
+                    void *opaque);
+void dev_timer_arm(struct dev_timer *t, u64 deadline_ns);
+void dev_timer_cancel(struct dev_timer *t);
+
+/* ---- Port and MMIO bus ---- */
+
+/* Accesses of 1, 2 or 4 bytes. offset is relative to the region's base. A device that takes bytes
+ * only sets max_bytes = 1 and the bus splits wider accesses. */
+struct dev_region_ops {
+    u32 (*read)(void *opaque, u32 offset, unsigned bytes);
+    void (*write)(void *opaque, u32 offset, u32 value, unsigned bytes);
+    u8 max_bytes; /* 1, 2 or 4; 0 means 4 */
+};
+struct dev_bus;
+struct dev_bus *dev_bus_create(void);
+void dev_bus_destroy(struct dev_bus *bus);
+/* Claims [base, base+count) ports; later claims shadow earlier ones. False when the table is full. */
+bool dev_bus_add_ports(struct dev_bus *bus, u16 base, u32 count, const struct dev_region_ops *ops,
+                       void *opaque);
+bool dev_bus_add_mmio(struct dev_bus *bus, struct gpa base, u64 bytes,
+                      const struct dev_region_ops *ops, void *opaque);
+/* Unclaimed ports and MMIO read as all ones; writes to them are dropped. */
+u32 dev_io_read(struct dev_bus *bus, u16 port, unsigned bytes);
+void dev_io_write(struct dev_bus *bus, u16 port, u32 value, unsigned bytes);
+u64 dev_mmio_read(struct dev_bus *bus, struct gpa addr, unsigned bytes);
+void dev_mmio_write(struct dev_bus *bus, struct gpa addr, u64 value, unsigned bytes);
+
+/* ---- IRQ lines ---- */
+struct dev_irq {
+    void (*set)(void *opaque, unsigned line, bool level);
+    void *opaque;
+    unsigned line;
+};
+static inline void dev_irq_set(const struct dev_irq *irq, bool level) {
+    if (irq->set)
+        irq->set(irq->opaque, irq->line, level);
+}
+
+/* ---- Character back ends (serial lines) ---- */
+
+/* Output goes through write (never blocks for long; returns bytes taken). Input is pulled by the
+ * device: can-receive logic is the device's own; read returns 0..max bytes. */
+struct dev_chardev {
+    size_t (*write)(void *opaque, const u8 *data, size_t bytes);
+    size_t (*read)(void *opaque, u8 *data, size_t max_bytes);
+    void *opaque;
+};
+
+/* ---- What devices ask of the machine; drained by the monitor after every access ---- */
+struct dev_requests {
+    bool reset;     /* i8042 FEh, port 92h bit 0, port CF9h */
+    bool poweroff;  /* ACPI S5 */
+    bool exit;      /* isa-debug-exit */
+    int exit_code;  /* (v << 1) | 1 */
+    bool intr_changed; /* the PIC's INTR output may have changed */
+};
+
+/* ---- The machine ---- */
+struct dev_config {
+    u64 ram_bytes;
+    struct dev_clock clock;
+    struct dev_chardev serial[2]; /* COM1, COM2; a null write means not connected */
+    bool debug_exit;              /* -device isa-debug-exit */
+    u16 debug_exit_iobase;        /* default 0x501 */
+    u8 debug_exit_iosize;         /* default 2 */
+    bool testdev;                 /* -device pc-testdev */
+    struct dev_chardev debugcon;  /* port E9h; null write: absent */
+    /* Guest RAM, flat, for DMA and for placing the ACPI tables. Stores by a device must be told
+     * to dma_written (may be NULL) so that translations of those bytes die. */
+    u8 *ram;
+    void (*dma_written)(void *opaque, struct gpa addr, u64 bytes);
+    void *dma_opaque;
+};
+
+/* NULL on allocation failure. The config is copied. */
+struct machine_devices *dev_machine_create(const struct dev_config *config);
+void dev_machine_destroy(struct machine_devices *m);
+/* Power-on reset of every device. Does not touch RAM. */
+void dev_machine_reset(struct machine_devices *m);
+/* Writes RSDP, RSDT, FADT, FACS, DSDT (and MADT-less: 8259 only) into guest RAM in
+ * E0000h-FFFFFh. Call after each RAM load. */
+void dev_acpi_place_tables(struct machine_devices *m);
+
+struct dev_bus *dev_machine_bus(struct machine_devices *m);
+struct dev_requests *dev_machine_requests(struct machine_devices *m);
+
+/* INTR output of the master 8259, and the INTA cycle: returns the vector and acknowledges. With
+ * nothing pending INTA yields the spurious vector (base+7). */
+bool dev_intr_pending(struct machine_devices *m);
+u8 dev_intr_acknowledge(struct machine_devices *m);
+
+/* Earliest armed timer, DEV_NEVER if none. dev_run_timers fires all due at now_ns. */
+u64 dev_next_deadline_ns(struct machine_devices *m);
+void dev_run_timers(struct machine_devices *m, u64 now_ns);
+/* Tells the serial ports that their back end may have input. */
+void dev_serial_poll(struct machine_devices *m);
+/* State of A20 as port 92h and the i8042 set it. */
+bool dev_a20_enabled(struct machine_devices *m);
+
+#endif

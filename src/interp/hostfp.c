@@ -1,0 +1,706 @@
+/*
+ * hostfp.c: x87, MMX and SSE by running the very instruction on the host.
+ *
+ * The guest's FX state is loaded into the host's registers, the instruction runs with its memory
+ * operand redirected to a bounce buffer and its integer register to EAX, and the state is taken
+ * back. Each distinct encoding becomes one small stub (the instruction and RET), cached. Guest
+ * memory is read before and written after, so a fault leaves nothing half done. run_stub() is the
+ * only place where guest FP state is live in host registers.
+ *
+ * The guest cannot make the host take an FP exception: x87 instructions only raise the *previous*
+ * one's exception, and a pending one is reported as #MF in software before anything runs; SSE
+ * exceptions run masked and are compared with the guest's masks afterwards.
+ *
+ * DEVIATION: operands handled here are not looked at by EFLAGS.AC alignment checks and data
+ * breakpoints.
+ */
+#include "interp/hostfp_internal.h"
+
+#include "interp/interp_internal.h"
+
+#include <cpuid.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* ---- The stub cache ---- */
+
+/* One stub per slot, direct-mapped: a collision evicts. */
+enum { STUB_SLOTS = 8192, STUB_BYTES = 16, STUB_INSN_MAX = 12 };
+
+/* CPUID features that decide whether an instruction exists. FEATURE_NEVER: not here at all. */
+enum feature {
+    FEATURE_X87,
+    FEATURE_FCMOV,
+    FEATURE_MMX,
+    FEATURE_SSE,
+    FEATURE_SSE2,
+    FEATURE_SSE3,
+    FEATURE_SSSE3,
+    FEATURE_SSE41,
+    FEATURE_SSE42,
+    FEATURE_PCLMUL,
+    FEATURE_AES,
+    FEATURE_SHA,
+    FEATURE_SSE4A,
+    FEATURE_NEVER
+};
+
+struct stub_slot {
+    u8 code[STUB_INSN_MAX]; /* re-encoded instruction; all zero: free */
+    u8 bytes;
+    u8 feature;
+};
+
+/* What run_stub() works on; the assembly addresses it by offsetof. */
+struct fp_call {
+    _Alignas(64) u8 fx[FX_BYTES];
+    _Alignas(64) u8 memory[64]; /* the bounce buffer: the memory operand is [rdi] */
+    u64 eax, ecx, edx;
+    u64 flags;
+    const void *code;
+    u32 host_mxcsr;
+    u16 host_fcw;
+};
+
+struct hostfp {
+    struct fp_call call;
+    struct stub_slot slot[STUB_SLOTS];
+    u8 *writable;         /* one memfd mapped twice: never writable and executable */
+    const u8 *executable; /* at one address */
+    u16 host_features;    /* bit mask over enum feature */
+};
+
+/* Feature bits of CPUID words as model or host report them. */
+static u16 feature_mask(u32 f1_edx, u32 f1_ecx, u32 f7_ebx, u32 x1_ecx) {
+    const struct {
+        u8 feature, bit;
+        u32 word;
+    } rows[] = {
+        {FEATURE_X87, 0, f1_edx},    {FEATURE_FCMOV, 15, f1_edx}, {FEATURE_MMX, 23, f1_edx},
+        {FEATURE_SSE, 25, f1_edx},   {FEATURE_SSE2, 26, f1_edx},  {FEATURE_SSE3, 0, f1_ecx},
+        {FEATURE_PCLMUL, 1, f1_ecx}, {FEATURE_SSSE3, 9, f1_ecx},  {FEATURE_SSE41, 19, f1_ecx},
+        {FEATURE_SSE42, 20, f1_ecx}, {FEATURE_AES, 25, f1_ecx},   {FEATURE_SHA, 29, f7_ebx},
+        {FEATURE_SSE4A, 6, x1_ecx},
+    };
+    u16 mask = 0;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (rows[i].word >> rows[i].bit & 1)
+            mask |= (u16)BIT(rows[i].feature);
+    return mask;
+}
+
+static u16 host_feature_mask(void) {
+    u32 a, b, ecx, edx, f7_ebx = 0, x1_ecx = 0, unused;
+    if (!__get_cpuid(1, &a, &b, &ecx, &edx))
+        return 0;
+    if (!__get_cpuid_count(7, 0, &a, &f7_ebx, &b, &unused))
+        f7_ebx = 0;
+    if (!__get_cpuid(0x80000001, &a, &b, &x1_ecx, &unused))
+        x1_ecx = 0;
+    return feature_mask(edx, ecx, f7_ebx, x1_ecx);
+}
+
+static bool map_stub_memory(struct hostfp *fp) {
+    size_t bytes = (size_t)STUB_SLOTS * STUB_BYTES;
+    int fd = memfd_create("hostfp-stubs", MFD_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool ok = ftruncate(fd, (off_t)bytes) == 0;
+    void *w = ok ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    void *x = ok ? mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0) : MAP_FAILED;
+    close(fd);
+    fp->writable = w == MAP_FAILED ? NULL : w;
+    fp->executable = x == MAP_FAILED ? NULL : x;
+    return fp->writable && fp->executable;
+}
+
+struct hostfp *hostfp_create(void) {
+    struct hostfp *fp = aligned_alloc(64, ALIGN_UP(sizeof *fp, 64));
+    if (!fp)
+        return NULL;
+    memset(fp, 0, sizeof *fp);
+    fp->host_features = host_feature_mask();
+    if (!map_stub_memory(fp)) {
+        hostfp_destroy(fp);
+        return NULL;
+    }
+    return fp;
+}
+
+void hostfp_destroy(struct hostfp *fp) {
+    if (!fp)
+        return;
+    size_t bytes = (size_t)STUB_SLOTS * STUB_BYTES;
+    if (fp->writable)
+        munmap(fp->writable, bytes);
+    if (fp->executable)
+        munmap((void *)(uintptr_t)fp->executable, bytes);
+    free(fp);
+}
+
+/* After code was written through the other mapping the processor must be serialised: SDM volume 3,
+ * section 8.1.3 "Handling Self- and Cross-Modifying Code". IRETQ does it everywhere. */
+static void serialize_execution(void) {
+    u64 scratch;
+    __asm__ volatile("lea -128(%%rsp), %%rsp\n\t"
+                     "mov %%rsp, %0\n\t"
+                     "mov %%ss, %%ecx\n\t"
+                     "push %%rcx\n\t"
+                     "push %0\n\t"
+                     "pushfq\n\t"
+                     "mov %%cs, %%ecx\n\t"
+                     "push %%rcx\n\t"
+                     "lea 1f(%%rip), %%rcx\n\t"
+                     "push %%rcx\n\t"
+                     "iretq\n"
+                     "1:\n\t"
+                     "lea 128(%%rsp), %%rsp"
+                     : "=&r"(scratch)
+                     :
+                     : "rcx", "memory", "cc");
+}
+
+/* The feature an instruction needs, by Zydis' grouping. */
+static enum feature feature_of(const struct insn *in) {
+    static const ZydisDecoder decoder = {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_32,
+                                         .stack_width = ZYDIS_STACK_WIDTH_32};
+    ZydisDecodedInstruction zi;
+    /* The operand and address size do not change the group, so neither does the code size. */
+    u8 bytes[INSN_MAX_BYTES + 8] = {0};
+    memcpy(bytes, in->bytes, in->length);
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, bytes, 15, &zi)))
+        return FEATURE_NEVER;
+    switch (zi.meta.isa_set) {
+    case ZYDIS_ISA_SET_X87:
+        return FEATURE_X87;
+    case ZYDIS_ISA_SET_FCMOV:
+    case ZYDIS_ISA_SET_PPRO: /* FCOMI */
+        return FEATURE_FCMOV;
+    case ZYDIS_ISA_SET_PENTIUMMMX:
+        return FEATURE_MMX;
+    case ZYDIS_ISA_SET_SSE:
+    case ZYDIS_ISA_SET_SSEMXCSR:
+        return FEATURE_SSE;
+    case ZYDIS_ISA_SET_SSE2:
+    case ZYDIS_ISA_SET_SSE2MMX:
+        return FEATURE_SSE2;
+    case ZYDIS_ISA_SET_SSE3:
+    case ZYDIS_ISA_SET_SSE3X87:
+        return FEATURE_SSE3;
+    case ZYDIS_ISA_SET_SSSE3:
+    case ZYDIS_ISA_SET_SSSE3MMX:
+        return FEATURE_SSSE3;
+    case ZYDIS_ISA_SET_SSE4:
+        return FEATURE_SSE41;
+    case ZYDIS_ISA_SET_SSE42:
+        return FEATURE_SSE42;
+    case ZYDIS_ISA_SET_PCLMULQDQ:
+        return FEATURE_PCLMUL;
+    case ZYDIS_ISA_SET_AES:
+        return FEATURE_AES;
+    case ZYDIS_ISA_SET_SHA:
+        return FEATURE_SHA;
+    case ZYDIS_ISA_SET_SSE4A:
+        return FEATURE_SSE4A;
+    default:
+        return FEATURE_NEVER;
+    }
+}
+
+/* The ModRM field of the explicit integer register operand, if there is one: 0 or its shift. */
+struct gpr_operand {
+    bool present;
+    u8 reg, shift; /* shift of its field in ModRM: 0 (rm) or 3 (reg) */
+};
+static struct gpr_operand find_gpr(const struct insn *in) {
+    for (unsigned i = 0; i < in->op_count; i++) {
+        const struct insn_op *op = &in->op[i];
+        if (op->type == OP_REG && op->reg_class <= RC_GPR32 &&
+            (op->field == FIELD_MODRM_REG || op->field == FIELD_MODRM_RM))
+            return (struct gpr_operand){true, op->reg, op->field == FIELD_MODRM_REG ? 3 : 0};
+    }
+    return (struct gpr_operand){0};
+}
+
+/* The instruction for 64-bit mode: memory operand at [rdi], integer register EAX. Segment and
+ * address-size prefixes go; of the others those that select the instruction stay. */
+static unsigned reencode(const struct insn *in, const struct gpr_operand *gpr, u8 *out) {
+    unsigned n = 0;
+    bool operand_size = false;
+    for (unsigned i = 0; i < in->opcode_offset; i++)
+        operand_size |= in->bytes[i] == 0x66;
+    if (in->map != 0) {
+        if (operand_size)
+            out[n++] = 0x66;
+        if (in->rep || in->repne)
+            out[n++] = in->rep ? 0xf3 : 0xf2;
+        out[n++] = 0x0f;
+        if (in->map > 1)
+            out[n++] = in->map == 2 ? 0x38 : 0x3a;
+    }
+    out[n++] = in->opcode;
+    if (!in->has_modrm)
+        return n;
+    u8 modrm = in->modrm;
+    if (modrm < 0xc0)
+        modrm = (modrm & 0x38) | 7;
+    if (gpr->present)
+        modrm &= (u8) ~(7u << gpr->shift);
+    out[n++] = modrm;
+    unsigned tail_at = in->modrm_offset + 1u + in->has_sib + in->disp_bytes;
+    for (unsigned i = tail_at; i < in->length && n < STUB_INSN_MAX; i++)
+        out[n++] = in->bytes[i];
+    return n;
+}
+
+static u32 hash_code(const u8 code[STUB_INSN_MAX]) {
+    u64 h = (load64(code) ^ (u64)load32(code + 8) << 17) * 0x9e3779b97f4a7c15ull;
+    return (u32)(h >> 51) % STUB_SLOTS;
+}
+
+/* Finds or makes the stub; sets call.code. Returns the instruction's feature. */
+static enum feature select_stub(struct hostfp *fp, const struct insn *in,
+                                const struct gpr_operand *gpr) {
+    u8 code[STUB_INSN_MAX] = {0};
+    unsigned bytes = reencode(in, gpr, code);
+    u32 index = hash_code(code);
+    struct stub_slot *slot = &fp->slot[index];
+    fp->call.code = fp->executable + (size_t)index * STUB_BYTES;
+    if (likely(slot->bytes == bytes && memcmp(slot->code, code, sizeof code) == 0))
+        return slot->feature;
+    u8 *stub = fp->writable + (size_t)index * STUB_BYTES;
+    memset(stub, 0xcc, STUB_BYTES);
+    memcpy(stub, code, bytes);
+    stub[bytes] = 0xc3;
+    serialize_execution();
+    memcpy(slot->code, code, sizeof code);
+    slot->bytes = (u8)bytes;
+    slot->feature = (u8)feature_of(in);
+    return slot->feature;
+}
+
+/* Runs call->code on call's state. The host's control words come back; its x87 stack is empty, as
+ * the ABI wants it. Signals that arrive in between see the kernel's own default FP state. */
+static __attribute__((noinline)) void run_stub(struct fp_call *call) {
+#define AT(field) [field] "i"(offsetof(struct fp_call, field))
+    __asm__ volatile("lea -128(%%rsp), %%rsp\n\t"
+                     "fnstcw %c[host_fcw](%%rbx)\n\t"
+                     "stmxcsr %c[host_mxcsr](%%rbx)\n\t"
+                     "fxrstor64 %c[fx](%%rbx)\n\t"
+                     "mov %c[eax](%%rbx), %%eax\n\t"
+                     "mov %c[ecx](%%rbx), %%ecx\n\t"
+                     "mov %c[edx](%%rbx), %%edx\n\t"
+                     "lea %c[memory](%%rbx), %%rdi\n\t"
+                     "pushq %c[flags](%%rbx)\n\t"
+                     "popfq\n\t"
+                     "call *%c[code](%%rbx)\n\t"
+                     "pushfq\n\t"
+                     "popq %c[flags](%%rbx)\n\t"
+                     "mov %%eax, %c[eax](%%rbx)\n\t"
+                     "mov %%ecx, %c[ecx](%%rbx)\n\t"
+                     "fxsave64 %c[fx](%%rbx)\n\t"
+                     "fninit\n\t"
+                     "fldcw %c[host_fcw](%%rbx)\n\t"
+                     "ldmxcsr %c[host_mxcsr](%%rbx)\n\t"
+                     "lea 128(%%rsp), %%rsp"
+                     :
+                     : "b"(call), AT(host_fcw), AT(host_mxcsr), AT(fx), AT(eax), AT(ecx), AT(edx),
+                       AT(memory), AT(flags), AT(code)
+                     : "rax", "rcx", "rdx", "rdi", "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3",
+                       "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+                       "xmm13", "xmm14", "xmm15");
+#undef AT
+}
+
+/* ---- Classification ---- */
+
+/* Which set of CR0/CR4 rules holds. SSE_MMX: SSE instructions that also touch MMX registers. */
+enum kind { KIND_X87, KIND_FWAIT, KIND_FXSR, KIND_MMX, KIND_SSE, KIND_SSE_MMX };
+
+static enum kind kind_of(const struct insn *in) {
+    if (in->map == 0)
+        return in->opcode == 0x9b ? KIND_FWAIT : KIND_X87;
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+        return KIND_FXSR;
+    case ZYDIS_MNEMONIC_LDMXCSR:
+    case ZYDIS_MNEMONIC_STMXCSR:
+        return KIND_SSE;
+    case ZYDIS_MNEMONIC_EMMS:
+        return KIND_MMX;
+    default:
+        break;
+    }
+    bool mmx = false, xmm = false;
+    for (unsigned i = 0; i < in->op_count; i++) {
+        mmx |= in->op[i].type == OP_REG && in->op[i].reg_class == RC_MMX;
+        xmm |= in->op[i].type == OP_REG && in->op[i].reg_class == RC_XMM;
+    }
+    if (!mmx)
+        return KIND_SSE;
+    bool converts = in->map == 1 && (in->opcode == 0x2c || in->opcode == 0x2d);
+    return xmm || converts ? KIND_SSE_MMX : KIND_MMX;
+}
+
+bool hostfp_handles(const struct insn *in) {
+    if (in->map == 0)
+        return (in->opcode & 0xf8) == 0xd8 || in->opcode == 0x9b;
+    for (unsigned i = 0; i < in->op_count; i++)
+        if (in->op[i].type == OP_REG &&
+            (in->op[i].reg_class == RC_MMX || in->op[i].reg_class == RC_XMM))
+            return true;
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_EMMS:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_LDMXCSR:
+    case ZYDIS_MNEMONIC_STMXCSR:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* SDM volume 3, section 2.5 "Control Registers", tables 2-2 and 13-1; volume 2, the exception lists
+ * of the instructions. */
+static bool allowed_by_control_registers(struct cpu *cpu, enum kind kind) {
+    u32 cr0 = cpu->cr0;
+    switch (kind) {
+    case KIND_FWAIT:
+        return (cr0 & (CR0_MP | CR0_TS)) != (CR0_MP | CR0_TS) || cpu_fault(cpu, VEC_NM);
+    case KIND_X87:
+    case KIND_FXSR:
+        return !(cr0 & (CR0_EM | CR0_TS)) || cpu_fault(cpu, VEC_NM);
+    case KIND_SSE:
+    case KIND_SSE_MMX:
+        if (!(cpu->cr4 & CR4_OSFXSR))
+            return cpu_fault(cpu, VEC_UD);
+        break;
+    case KIND_MMX:
+        break;
+    }
+    if (cr0 & CR0_EM)
+        return cpu_fault(cpu, VEC_UD);
+    return !(cr0 & CR0_TS) || cpu_fault(cpu, VEC_NM);
+}
+
+/* The x87 instructions that do not look at pending exceptions, and leave the pointers alone. */
+static bool x87_control(const struct insn *in, bool *waits) {
+    unsigned reg = in->modrm >> 3 & 7;
+    bool memory = in->modrm < 0xc0;
+    *waits = true;
+    if (memory && in->opcode == 0xd9 && reg >= 4) { /* FLDENV FLDCW FNSTENV FNSTCW */
+        *waits = reg < 6;
+        return true;
+    }
+    if (memory && in->opcode == 0xdd && (reg == 4 || reg >= 6)) { /* FRSTOR FNSAVE FNSTSW */
+        *waits = reg == 4;
+        return true;
+    }
+    bool control = (in->opcode == 0xdf && in->modrm == 0xe0) ||
+                   (in->opcode == 0xdb && in->modrm >= 0xe0 && in->modrm <= 0xe4);
+    if (control)
+        *waits = false;
+    return control;
+}
+
+/* ---- Instructions done in software ---- */
+
+enum software { SOFTWARE_NO, SOFTWARE_DONE, SOFTWARE_FAULT };
+static enum software outcome(bool ok) {
+    return ok ? SOFTWARE_DONE : SOFTWARE_FAULT;
+}
+
+static enum software x87_state_insn(struct cpu *cpu, const struct insn *in) {
+    if (in->modrm >= 0xc0) {
+        if (in->opcode == 0xdf && in->modrm == 0xe0) { /* FNSTSW AX */
+            store16(&cpu->gpr[R_EAX], fx_get16(cpu, FX_FSW));
+            return SOFTWARE_DONE;
+        }
+        if (in->opcode != 0xdb || in->modrm < 0xe0 || in->modrm > 0xe4)
+            return SOFTWARE_NO;
+        if (in->modrm == 0xe2) /* FNCLEX */
+            fx_set16(cpu, FX_FSW, fx_get16(cpu, FX_FSW) & 0x7f00);
+        else if (in->modrm == 0xe3)
+            hostfp_fninit(cpu);
+        return SOFTWARE_DONE; /* DB E0, E1, E4: 8087 and 80287 control, ignored since the 387 */
+    }
+    switch (in->opcode << 3 | (in->modrm >> 3 & 7)) {
+    case 0xd9 << 3 | 4:
+        return outcome(hostfp_fldenv(cpu, in));
+    case 0xd9 << 3 | 6:
+        return outcome(hostfp_fnstenv(cpu, in));
+    case 0xd9 << 3 | 7:
+        return outcome(hostfp_store(cpu, in, cpu->fx + FX_FCW, 2));
+    case 0xdd << 3 | 4:
+        return outcome(hostfp_frstor(cpu, in));
+    case 0xdd << 3 | 6:
+        return outcome(hostfp_fnsave(cpu, in));
+    case 0xdd << 3 | 7:
+        return outcome(hostfp_store(cpu, in, cpu->fx + FX_FSW, 2));
+    default:
+        return SOFTWARE_NO;
+    }
+}
+
+/* MASKMOVQ and MASKMOVDQU: bytes selected by the mask's sign bits go to [EDI]. Every selected byte
+ * is checked before the first is written. */
+static bool mask_move(struct cpu *cpu, const struct insn *in, bool mmx) {
+    unsigned base = mmx ? FX_ST : FX_XMM, bytes = mmx ? 8 : 16;
+    const u8 *data = cpu->fx + base + 16 * (in->modrm >> 3 & 7);
+    const u8 *mask = cpu->fx + base + 16 * (in->modrm & 7);
+    enum seg seg = in->seg_override == INSN_NO_REG ? SEG_DS : (enum seg)in->seg_override;
+    u32 wrap = in->addr_bytes == 2 ? 0xffff : 0xffffffff;
+    if (mmx) { /* the register file's view of it before the mode changes: ST order, so by TOP */
+        unsigned top = (fx_get16(cpu, FX_FSW) & FSW_TOP) >> 11;
+        data = cpu->fx + base + 16 * (((in->modrm >> 3) - top) & 7);
+        mask = cpu->fx + base + 16 * ((in->modrm - top) & 7);
+    }
+    u32 lin[16];
+    for (unsigned i = 0; i < bytes; i++) {
+        u32 offset = ((u32)cpu->gpr[R_EDI] + i) & wrap;
+        if ((mask[i] & 0x80) && (!rc_linear(cpu, seg, offset, 1, true, &lin[i]) ||
+                                 !mmu_check_write(cpu, lin[i], 1, MMU_WRITE)))
+            return false;
+    }
+    for (unsigned i = 0; i < bytes; i++)
+        if ((mask[i] & 0x80) && !mmu_write(cpu, lin[i], &data[i], 1, MMU_WRITE))
+            return false;
+    return true;
+}
+
+/* MMX instructions leave TOP 0 and all registers tagged valid. */
+static void enter_mmx(struct cpu *cpu) {
+    hostfp_set_fsw(cpu, fx_get16(cpu, FX_FSW) & (u16)~FSW_TOP);
+    cpu->fx[FX_FTW] = 0xff;
+}
+
+static enum software sse_state_insn(struct cpu *cpu, const struct insn *in) {
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_EMMS:
+        enter_mmx(cpu);
+        cpu->fx[FX_FTW] = 0;
+        return SOFTWARE_DONE;
+    case ZYDIS_MNEMONIC_FXSAVE:
+        return outcome(hostfp_fxsave(cpu, in));
+    case ZYDIS_MNEMONIC_FXRSTOR:
+        return outcome(hostfp_fxrstor(cpu, in));
+    case ZYDIS_MNEMONIC_LDMXCSR:
+        return outcome(hostfp_ldmxcsr(cpu, in));
+    case ZYDIS_MNEMONIC_STMXCSR:
+        return outcome(hostfp_store(cpu, in, cpu->fx + FX_MXCSR, 4));
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+        return outcome(mask_move(cpu, in, false));
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+        if (!mask_move(cpu, in, true))
+            return SOFTWARE_FAULT;
+        enter_mmx(cpu);
+        return SOFTWARE_DONE;
+    default:
+        return SOFTWARE_NO;
+    }
+}
+
+/* ---- Running the instruction itself ---- */
+
+/* The memory operand of an instruction that runs natively. */
+struct fp_memory {
+    bool present, store;
+    u8 bytes;
+    u32 offset, lin;
+};
+
+static bool x87_stores(const struct insn *in) {
+    unsigned reg = in->modrm >> 3 & 7;
+    switch (in->opcode) {
+    case 0xd9: /* FST, FSTP */
+        return reg == 2 || reg == 3;
+    case 0xdb: /* FISTTP, FIST, FISTP, FSTP m80 */
+    case 0xdd: /* FISTTP, FST, FSTP */
+    case 0xdf: /* FISTTP, FIST, FISTP, FBSTP, FISTP m64 */
+        return (reg >= 1 && reg <= 3) || (in->opcode == 0xdb && reg == 7) ||
+               (in->opcode == 0xdf && reg >= 6);
+    default:
+        return false;
+    }
+}
+
+/* Instructions whose 16-byte memory operand need not be aligned. */
+static bool unaligned_allowed(const struct insn *in) {
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS:
+    case ZYDIS_MNEMONIC_MOVUPD:
+    case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU:
+    case ZYDIS_MNEMONIC_PCMPESTRI:
+    case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI:
+    case ZYDIS_MNEMONIC_PCMPISTRM:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Finds and checks the memory operand and reads it into the bounce buffer. */
+static bool open_memory(struct hostfp *fp, struct cpu *cpu, const struct insn *in, enum kind kind,
+                        struct fp_memory *m) {
+    *m = (struct fp_memory){0};
+    if (!in->has_modrm || in->modrm >= 0xc0)
+        return true;
+    for (unsigned i = 0; i < in->op_count; i++) {
+        if (in->op[i].type == OP_MEM) {
+            m->present = true;
+            m->bytes = in->op[i].bytes;
+            m->store = kind == KIND_X87 ? x87_stores(in) : i == 0;
+        }
+    }
+    if (!m->present || m->bytes == 0 || m->bytes > 16)
+        return cpu_fault(cpu, VEC_UD);
+    m->offset = ea_offset(cpu, in);
+    if (!rc_linear(cpu, in->mem_seg, m->offset, m->bytes, m->store, &m->lin))
+        return false;
+    if (m->bytes == 16 && m->lin % 16 != 0 && !unaligned_allowed(in))
+        return cpu_fault_error(cpu, VEC_GP, 0);
+    memset(fp->call.memory, 0, 16);
+    if (!m->store)
+        return mmu_read(cpu, m->lin, fp->call.memory, m->bytes, MMU_READ);
+    if (!mmu_check_write(cpu, m->lin, m->bytes, MMU_WRITE))
+        return false;
+    /* An unmasked x87 exception may leave the destination unwritten: then its old value goes back.
+     */
+    bool may_not_store = kind == KIND_X87 && (~fx_get16(cpu, FX_FCW) & FCW_MASKS);
+    return !may_not_store || mmu_read(cpu, m->lin, fp->call.memory, m->bytes, MMU_READ);
+}
+
+/* Loads the call area with the guest's state. The pointers are kept out of it, and MXCSR runs with
+ * everything masked and no flag set. */
+static void load_call(struct fp_call *call, const struct cpu *cpu, const struct gpr_operand *gpr,
+                      u32 mxcsr) {
+    memcpy(call->fx, cpu->fx, FX_GUEST_BYTES);
+    memset(call->fx + FX_POINTERS, 0, FX_POINTERS_BYTES);
+    store32(call->fx + FX_MXCSR, (mxcsr & ~(u32)MXCSR_FLAGS & MXCSR_VALID) | MXCSR_MASKS);
+    call->eax = (u32)cpu->gpr[gpr->present ? gpr->reg : R_EAX];
+    call->ecx = (u32)cpu->gpr[R_ECX];
+    call->edx = (u32)cpu->gpr[R_EDX];
+    call->flags = (cpu->eflags & F_ARITH) | F_FIXED | F_IF;
+}
+
+/* Raises #XM when the flags hold an unmasked exception: SDM volume 1, section 11.5.3 "SIMD
+ * Floating-Point Exception Handling". Only MXCSR's flags change then. */
+static bool check_simd_exceptions(struct cpu *cpu, u32 mxcsr, u32 raised) {
+    u32 unmasked = raised & ~(mxcsr >> MXCSR_MASKS_SHIFT);
+    if (likely(!unmasked))
+        return true;
+    if (unmasked & MXCSR_PRE)
+        raised &= MXCSR_PRE;
+    store32(cpu->fx + FX_MXCSR, mxcsr | raised);
+    return cpu_fault(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
+}
+
+static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct gpr_operand *gpr) {
+    struct fp_call *call = &fp->call;
+    u32 mxcsr = load32(cpu->fx + FX_MXCSR) & MXCSR_VALID, effective = mxcsr, tiny = 0;
+    if (unlikely(!(mxcsr & MXCSR_UM))) {
+        /* Unmasked underflow is raised by any tiny result, exact ones too, and FZ is then ignored:
+         * a trial run with FZ set flags every tiny result. */
+        load_call(call, cpu, gpr, mxcsr | MXCSR_FZ);
+        run_stub(call);
+        tiny = load32(call->fx + FX_MXCSR) & MXCSR_UE;
+        effective &= ~(u32)MXCSR_FZ;
+    }
+    load_call(call, cpu, gpr, effective);
+    run_stub(call);
+    /* DEVIATION: PE beside an unmasked overflow or underflow tells of the masked result, not of the
+     * one with unbounded exponent; and after #XM by the products of DPPS and DPPD the flags of
+     * their sums are set as well. */
+    u32 raised = (load32(call->fx + FX_MXCSR) & MXCSR_FLAGS) | tiny;
+    if (!check_simd_exceptions(cpu, mxcsr, raised))
+        return false;
+    store32(call->fx + FX_MXCSR, mxcsr | raised);
+    return true;
+}
+
+/* x87 pointers after a non-control instruction. DEVIATION: they are recorded by every instruction,
+ * as on processors without CPUID.7.EBX[6] and [13]. */
+static void record_pointers(struct cpu *cpu, const struct insn *in, const struct fp_memory *m) {
+    fx_set16(cpu, FX_FOP, (u16)((in->opcode & 7) << 8 | in->modrm));
+    store32(cpu->fx + FX_FIP, cpu->eip);
+    store32(cpu->fx + FX_FCS, cpu->seg[SEG_CS].selector);
+    if (m->present) {
+        store32(cpu->fx + FX_FDP, m->offset);
+        store32(cpu->fx + FX_FDS, cpu->seg[in->mem_seg].selector);
+    }
+}
+
+/* Takes the results over; the only step that changes registers. */
+static void commit(struct cpu *cpu, const struct fp_call *call, const struct insn *in,
+                   const struct gpr_operand *gpr) {
+    u8 pointers[FX_POINTERS_BYTES];
+    memcpy(pointers, cpu->fx + FX_POINTERS, sizeof pointers);
+    memcpy(cpu->fx, call->fx, FX_GUEST_BYTES);
+    memcpy(cpu->fx + FX_POINTERS, pointers, sizeof pointers);
+    store32(cpu->fx + FX_MXCSR_MASK, MXCSR_VALID);
+    cpu->eflags = (cpu->eflags & ~(u32)F_ARITH) | ((u32)call->flags & F_ARITH);
+    if (gpr->present)
+        cpu->gpr[gpr->reg] = (u32)call->eax;
+    else if (in->mnemonic == ZYDIS_MNEMONIC_PCMPESTRI || in->mnemonic == ZYDIS_MNEMONIC_PCMPISTRI)
+        cpu->gpr[R_ECX] = (u32)call->ecx;
+}
+
+static bool execute_natively(struct hostfp *fp, struct cpu *cpu, const struct insn *in,
+                             enum kind kind, const struct gpr_operand *gpr, bool control) {
+    struct fp_memory m;
+    if (!open_memory(fp, cpu, in, kind, &m))
+        return false;
+    if (kind == KIND_SSE || kind == KIND_SSE_MMX) {
+        if (!run_sse(fp, cpu, gpr))
+            return false;
+    } else {
+        load_call(&fp->call, cpu, gpr, load32(cpu->fx + FX_MXCSR));
+        run_stub(&fp->call);
+        store32(fp->call.fx + FX_MXCSR, load32(cpu->fx + FX_MXCSR));
+    }
+    if (m.store && !mmu_write(cpu, m.lin, fp->call.memory, m.bytes, MMU_WRITE))
+        return false;
+    commit(cpu, &fp->call, in, gpr);
+    if (kind == KIND_X87 && !control)
+        record_pointers(cpu, in, &m);
+    return true;
+}
+
+/* The instruction exists for this guest (by its CPU model) and on this host. */
+static bool feature_present(const struct hostfp *fp, const struct cpu *cpu, enum feature f) {
+    u16 features = fp->host_features;
+    if (cpu->model)
+        features &= feature_mask(cpu->model->f1_edx, cpu->model->f1_ecx, cpu->model->f7_ebx,
+                                 cpu->model->x1_ecx);
+    return f < FEATURE_NEVER && (features >> f & 1);
+}
+
+bool hostfp_execute(struct hostfp *fp, struct cpu *cpu, const struct insn *in) {
+    enum kind kind = kind_of(in);
+    struct gpr_operand gpr = find_gpr(in);
+    bool software_only = kind == KIND_FWAIT || kind == KIND_FXSR ||
+                         in->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
+                         in->mnemonic == ZYDIS_MNEMONIC_STMXCSR;
+    if (!software_only && !feature_present(fp, cpu, select_stub(fp, in, &gpr)))
+        return cpu_fault(cpu, VEC_UD);
+    if (!allowed_by_control_registers(cpu, kind))
+        return false;
+    bool control = false, waits = kind == KIND_FWAIT || kind == KIND_MMX || kind == KIND_SSE_MMX;
+    if (kind == KIND_X87)
+        control = x87_control(in, &waits);
+    /* DEVIATION: with CR0.NE=0 hardware would signal FERR# (IRQ 13) instead; #MF is raised anyway.
+     */
+    if (waits && (fx_get16(cpu, FX_FSW) & FSW_ES))
+        return cpu_fault(cpu, VEC_MF);
+    if (kind == KIND_FWAIT)
+        return true;
+    enum software s = kind == KIND_X87 ? x87_state_insn(cpu, in) : sse_state_insn(cpu, in);
+    if (s != SOFTWARE_NO)
+        return s == SOFTWARE_DONE;
+    return execute_natively(fp, cpu, in, kind, &gpr, control);
+}

@@ -1,0 +1,94 @@
+/*
+ * mmu_internal.h: the structures behind mmu.h, visible so that hot paths inline. Only src/mmu
+ * writes them.
+ */
+#ifndef RINGFOLD_MMU_INTERNAL_H
+#define RINGFOLD_MMU_INTERNAL_H
+
+#include "base/cpu.h"
+
+/* Soft TLB: direct-mapped by linear page number, one array per privilege. tag = page | 1 when valid
+ * for that access; host_delta + lin = host pointer. */
+#define SOFTTLB_ENTRIES 256
+struct softtlb_entry {
+    u32 read_tag, write_tag, fetch_tag; /* lin page | 1, or 0 */
+    u32 gpa_page;                       /* physical page number */
+    u8 *host;                           /* host address of the page */
+};
+
+struct mmu_code_write {
+    u64 gpa;
+    u32 bytes;
+};
+#define MMU_CODE_QUEUE 64
+
+struct mmu_windows; /* window.c */
+struct mmu_journal;
+struct mmu_xlat;
+
+struct mmu {
+    u8 *ram;
+    u64 ram_bytes;
+    int ram_fd;
+    u8 *code_page; /* one byte per RAM page: 1 = holds translated code */
+    struct mmu_code_write code_queue[MMU_CODE_QUEUE];
+    u32 code_queue_head, code_queue_tail;
+    bool code_queue_overflow;
+    struct softtlb_entry tlb[2][SOFTTLB_ENTRIES]; /* [user] */
+    u64 tlb_large[2][SOFTTLB_ENTRIES / 64];       /* entries made from large pages */
+    bool tlb_used;                                /* anything inserted since the last flush */
+    u8 phys_bits;                /* guest's MAXPHYADDR; 0: ask the CPU model again */
+    struct mmu_journal *journal; /* NULL when not recording */
+    struct mmu_windows *windows; /* NULL when only interp runs */
+    u64 stat_hidden_faults, stat_true_faults, stat_emulate_faults, stat_fills, stat_pages_filled,
+        stat_cr3_loads, stat_revalidated_regions, stat_dropped_pages, stat_window_evictions,
+        stat_invlpg, stat_host_maps;
+};
+
+static inline bool mmu_gpa_is_ram(const struct mmu *mmu, u64 gpa) {
+    return gpa < mmu->ram_bytes && (gpa < 0xa0000 || gpa >= 0xc0000);
+}
+
+/* Page-table entry bits common to both formats: SDM volume 3, section 4.3 "32-bit Paging" and 4.4
+ * "PAE Paging". */
+enum {
+    PTE_P = 1 << 0,
+    PTE_W = 1 << 1,
+    PTE_U = 1 << 2,
+    PTE_A = 1 << 5,
+    PTE_D = 1 << 6,
+    PTE_PS = 1 << 7,
+    PTE_G = 1 << 8
+};
+#define PTE_NX BIT64(63)
+
+/* One walk of the guest's tables (walk.c): the outcome and where its entries stand. */
+enum mmu_walk_status { MMU_WALK_OK, MMU_WALK_NOT_PRESENT, MMU_WALK_RESERVED };
+struct mmu_walk {
+    struct mmu_xlat *x; /* filled when the status is MMU_WALK_OK */
+    unsigned depth;     /* entries seen that hold an A bit: 0 (no paging) to 2 */
+    unsigned entry_bytes;
+    u64 entry_gpa[2];
+    u64 entry[2]; /* the PDE, then the PTE */
+};
+enum mmu_walk_status mmu_walk_tables(const struct cpu *cpu, u32 lin, struct mmu_walk *walk);
+/* The rights check at the end of a walk. */
+bool mmu_access_allowed(const struct cpu *cpu, const struct mmu_xlat *x, unsigned access,
+                        bool user);
+
+/* Called wherever software changes RAM at gpa: queues the write when the page holds translated
+ * code. Signal safe. */
+void mmu_code_note_write(struct mmu *mmu, u64 gpa, u64 bytes);
+/* Journals a change of RAM about to happen; call only while mmu->journal is set. */
+void mmu_journal_record(struct mmu *mmu, u64 gpa, const void *new_value, unsigned bytes);
+
+/* Called by code.c when a page becomes protected: makes it read-only in every window. */
+void mmu_windows_protect_page(struct mmu *mmu, u64 gpa_page);
+/* Releases the windows, if there are any (window.c). */
+void mmu_windows_free(struct mmu *mmu);
+/* The windows' part in the architectural events of mmu.h (window.c). */
+void mmu_windows_cr3_loaded(struct cpu *cpu);
+void mmu_windows_mode_changed(struct cpu *cpu);
+void mmu_windows_invlpg(struct cpu *cpu, u32 lin);
+
+#endif

@@ -1,0 +1,92 @@
+/*
+ * ram.c: guest RAM is one memfd, mapped once flat for the monitor and the devices (and piecewise
+ * into windows by window_hosted.c). Physical accesses that are not the CPU's own end here.
+ */
+#include "mmu/mmu.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+static struct mmu *fail(struct mmu *mmu, struct mmu_error *err, const char *what) {
+    if (err)
+        snprintf(err->text, sizeof err->text, "guest RAM: %s: %s", what, strerror(errno));
+    mmu_destroy(mmu);
+    return NULL;
+}
+
+struct mmu *mmu_create(u64 ram_bytes, struct mmu_error *err) {
+    errno = EINVAL;
+    if (ram_bytes % PAGE_BYTES || ram_bytes < (1u << 20) || ram_bytes > 3ull << 30)
+        return fail(NULL, err, "size must be a multiple of 4 KiB from 1 MiB to 3 GiB");
+    struct mmu *mmu = calloc(1, sizeof *mmu);
+    if (!mmu)
+        return fail(NULL, err, "no memory");
+    mmu->ram_fd = -1;
+    mmu->ram_bytes = ram_bytes;
+    mmu->code_page = calloc(ram_bytes >> PAGE_SHIFT, 1);
+    if (!mmu->code_page)
+        return fail(mmu, err, "no memory");
+    mmu->ram_fd = memfd_create("guest-ram", MFD_CLOEXEC);
+    if (mmu->ram_fd < 0)
+        return fail(mmu, err, "memfd_create");
+    if (ftruncate(mmu->ram_fd, (off_t)ram_bytes) < 0)
+        return fail(mmu, err, "ftruncate");
+    void *ram =
+        mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mmu->ram_fd, 0);
+    if (ram == MAP_FAILED)
+        return fail(mmu, err, "mmap");
+    mmu->ram = ram;
+    return mmu;
+}
+
+void mmu_destroy(struct mmu *mmu) {
+    if (!mmu)
+        return;
+    mmu_windows_free(mmu);
+    if (mmu->ram)
+        munmap(mmu->ram, mmu->ram_bytes);
+    if (mmu->ram_fd >= 0)
+        close(mmu->ram_fd);
+    free(mmu->code_page);
+    free(mmu);
+}
+
+u8 *mmu_ram(struct mmu *mmu) {
+    return mmu->ram;
+}
+u64 mmu_ram_bytes(const struct mmu *mmu) {
+    return mmu->ram_bytes;
+}
+int mmu_ram_fd(const struct mmu *mmu) {
+    return mmu->ram_fd;
+}
+
+/* True when [gpa, gpa+bytes) is RAM throughout: inside the RAM's size, clear of the VGA hole. */
+static bool range_is_ram(const struct mmu *mmu, u64 gpa, u64 bytes) {
+    if (gpa >= mmu->ram_bytes || bytes > mmu->ram_bytes - gpa)
+        return false;
+    return gpa + bytes <= 0xa0000 || gpa >= 0xc0000;
+}
+
+bool mmu_phys_read(struct mmu *mmu, struct gpa gpa, void *buf, u64 bytes) {
+    if (!range_is_ram(mmu, gpa.v, bytes))
+        return false;
+    memcpy(buf, mmu->ram + gpa.v, bytes);
+    return true;
+}
+
+bool mmu_phys_write(struct mmu *mmu, struct gpa gpa, const void *buf, u64 bytes) {
+    if (!range_is_ram(mmu, gpa.v, bytes))
+        return false;
+    memcpy(mmu->ram + gpa.v, buf, bytes);
+    mmu_phys_written(mmu, gpa, bytes);
+    return true;
+}
+
+void mmu_phys_written(struct mmu *mmu, struct gpa gpa, u64 bytes) {
+    if (gpa.v < mmu->ram_bytes)
+        mmu_code_note_write(mmu, gpa.v, MIN(bytes, mmu->ram_bytes - gpa.v));
+}

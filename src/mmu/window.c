@@ -1,0 +1,391 @@
+/*
+ * window.c: which window is current, what a host fault in it means, and what the architecture's
+ * events do to the windows. A window is a very large TLB: it may hold any translation that was true
+ * when last revalidated, and revalidation happens exactly where the architecture flushes.
+ *
+ * The user window of a CR3 is chosen and revalidated when ring 3 is next entered, not at the CR3
+ * load: kernels load CR3 more often than they return to another process.
+ */
+#include "mmu/window.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define NO_PROGRESS_FAULTS 3
+#define DEFAULT_EXTRA_RUNS 3
+
+/* ---- Creation ---- */
+
+void mmu_windows_free(struct mmu *mmu) {
+    struct mmu_windows *ws = mmu->windows;
+    if (!ws)
+        return;
+    hosted_release(ws);
+    hosted_free(ws->pool, (u64)ws->pool_regions * sizeof *ws->pool);
+    hosted_free(ws->rmap, (mmu->ram_bytes >> PAGE_SHIFT) * sizeof *ws->rmap);
+    free(ws);
+    mmu->windows = NULL;
+}
+
+static u64 mode_bits(const struct cpu *cpu) {
+    u32 cr4 = cpu->cr4 & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP);
+    return (cpu->cr0 & (CR0_PG | CR0_WP)) | (u64)cr4 << 32 | (cpu->efer & EFER_NXE);
+}
+
+static bool create_failed(struct mmu *mmu, struct mmu_error *err, const char *what) {
+    if (err)
+        snprintf(err->text, sizeof err->text, "windows: %s: %s", what, strerror(errno));
+    mmu_windows_free(mmu);
+    return false;
+}
+
+bool mmu_windows_create_sized(struct cpu *cpu, unsigned users, unsigned regions, u32 map_limit,
+                              struct mmu_error *err) {
+    struct mmu *mmu = cpu->mmu;
+    RF_ASSERT(!mmu->windows && users && users < MMU_MAX_VIEWS && regions && regions < 0xffff);
+    struct mmu_windows *ws = calloc(1, sizeof *ws + (users + 1) * sizeof ws->window[0]);
+    if (!ws)
+        return create_failed(mmu, err, "no memory");
+    mmu->windows = ws;
+    ws->mmu = mmu;
+    ws->users = users;
+    ws->map_limit = map_limit;
+    ws->stale = true;
+    ws->mode = mode_bits(cpu);
+    ws->foresight = true;
+    ws->extra_runs = DEFAULT_EXTRA_RUNS;
+    ws->pool_regions = regions;
+    ws->pool = hosted_alloc((u64)regions * sizeof *ws->pool);
+    ws->rmap = hosted_alloc((mmu->ram_bytes >> PAGE_SHIFT) * sizeof *ws->rmap);
+    if (!ws->pool || !ws->rmap)
+        return create_failed(mmu, err, "no memory for the books");
+    for (unsigned i = regions; i-- > 0;) {
+        ws->pool[i].next_free = ws->free_region;
+        ws->free_region = (u16)(i + 1);
+    }
+    for (unsigned i = 1; i <= users; i++)
+        ws->window[i].user = true;
+    if (!hosted_reserve(ws, users + 1))
+        return create_failed(mmu, err, "no address space");
+    return true;
+}
+
+bool mmu_windows_create(struct cpu *cpu, struct mmu_error *err) {
+    /* Under a limit on address space fewer windows do as well, only slower. */
+    for (unsigned users = WINDOWS_DEFAULT_USERS; users; users /= 2)
+        if (mmu_windows_create_sized(cpu, users, WINDOWS_DEFAULT_REGIONS, hosted_map_limit(), err))
+            return true;
+    return false;
+}
+
+void mmu_windows_destroy(struct cpu *cpu) {
+    mmu_windows_free(cpu->mmu);
+}
+
+void mmu_windows_set_foresight(struct cpu *cpu, bool on) {
+    if (cpu->mmu->windows)
+        cpu->mmu->windows->foresight = on;
+}
+
+/* ---- Choosing windows ---- */
+
+static struct window *least_recent(struct mmu_windows *ws, const struct window *keep) {
+    struct window *found = NULL;
+    for (unsigned i = 1; i <= ws->users; i++) {
+        struct window *w = &ws->window[i];
+        if (w == keep || (int)i == ws->current || !w->count)
+            continue;
+        if (!found || w->last_use < found->last_use)
+            found = w;
+    }
+    return found;
+}
+
+void windows_make_room(struct mmu_windows *ws, struct window *keep) {
+    struct window *victim = least_recent(ws, keep);
+    if (!victim) {
+        /* Only the current user window and the kernel's hold anything. */
+        struct window *kernel = &ws->window[0], *user = &ws->window[ws->current];
+        victim = keep != user && user->count       ? user
+                 : keep != kernel && kernel->count ? kernel
+                                                   : keep;
+    }
+    ws->mmu->stat_window_evictions++;
+    window_drop(ws, victim);
+}
+
+static u64 user_key(const struct cpu *cpu) {
+    if (!cpu_paging(cpu))
+        return 0;
+    return cpu->cr4 & CR4_PAE ? (cpu->cr3 & ~0x1fu) | 2 : (cpu->cr3 & ~PAGE_OFFSET_MASK) | 1;
+}
+
+/* The window of this address space: its own, else a free one, else the least recently used. */
+static struct window *choose_user(struct mmu_windows *ws, u64 key) {
+    struct window *oldest = NULL;
+    for (unsigned i = 1; i <= ws->users; i++) {
+        struct window *w = &ws->window[i];
+        if (w->assigned && w->key == key)
+            return w;
+        if (!oldest || (oldest->assigned && (!w->assigned || w->last_use < oldest->last_use)))
+            oldest = w;
+    }
+    if (oldest->count) {
+        ws->mmu->stat_window_evictions++;
+        window_drop(ws, oldest);
+    }
+    oldest->assigned = true;
+    oldest->key = key;
+    oldest->epoch++; /* the id now names another view */
+    return oldest;
+}
+
+static struct window *current_user(struct cpu *cpu) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    if (likely(!ws->stale))
+        return &ws->window[ws->current];
+    struct window *w = choose_user(ws, user_key(cpu));
+    ws->current = (int)(w - ws->window);
+    ws->stale = false;
+    w->last_use = ++ws->tick;
+    window_revalidate(cpu, w, false, false);
+    return w;
+}
+
+static inline struct window *current_window(struct cpu *cpu, bool user) {
+    return user ? current_user(cpu) : &cpu->mmu->windows->window[0];
+}
+
+u64 mmu_window_base(struct cpu *cpu, bool user) {
+    return current_window(cpu, user)->base;
+}
+
+struct mmu_view mmu_current_view(struct cpu *cpu, bool user) {
+    const struct window *w = current_window(cpu, user);
+    return (struct mmu_view){.id = (u32)(w - cpu->mmu->windows->window), .epoch = w->epoch};
+}
+
+bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin) {
+    const struct mmu_windows *ws = cpu->mmu->windows;
+    if (!ws || host - ws->reserve_base >= ws->reserve_bytes)
+        return false;
+    /* Not current_user(): a look must not change what is current. */
+    u64 base = ws->window[user ? ws->current : 0].base;
+    *lin = GLIN(host - base); /* at least 4 GiB anywhere outside the window proper */
+    return true;
+}
+
+/* ---- Faults ---- */
+
+/* The guest may be in a loop that the mapping cannot satisfy, for a reason the books do not know:
+ * emulating one instruction always makes progress. */
+static bool no_progress(struct mmu_windows *ws, u32 lin) {
+    if (ws->last_lin != lin) {
+        ws->last_lin = lin;
+        ws->last_repeats = 0;
+    }
+    if (++ws->last_repeats < NO_PROGRESS_FAULTS)
+        return false;
+    ws->last_repeats = 0;
+    return true;
+}
+
+/* Fills, making room as long as that can help: first with foresight, at last the one page. */
+static bool fill(struct cpu *cpu, struct window *w, u32 lin) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    enum fill_result result = region_fill(cpu, w, lin, false);
+    for (unsigned tries = 0; result == FILL_NO_ROOM && tries < ws->users + 3; tries++) {
+        windows_make_room(ws, w);
+        result = region_fill(cpu, w, lin, tries >= ws->users + 1);
+    }
+    if (result == FILL_HOST_FAILED) { /* the host is short of mappings: give many back, once more */
+        windows_make_room(ws, w);
+        result = region_fill(cpu, w, lin, true);
+    }
+    return result == FILL_DONE;
+}
+
+enum mmu_fault_result mmu_window_fault(struct cpu *cpu, bool user, struct glin glin, bool write) {
+    struct mmu *mmu = cpu->mmu;
+    struct window *w = current_window(cpu, user);
+    u32 lin = (u32)glin.v;
+    struct mmu_xlat x;
+    bool smap = !user && cpu_paging(cpu) && (cpu->cr4 & CR4_SMAP);
+    if (glin.v >= WINDOW_BYTES || no_progress(mmu->windows, lin) ||
+        (smap && mmu_probe(cpu, GLIN(lin), &x) && x.user)) {
+        mmu->stat_emulate_faults++;
+        return MMU_FAULT_EMULATE;
+    }
+    if (!mmu_translate(cpu, GLIN(lin), write ? MMU_WRITE : MMU_READ, user, &x)) {
+        mmu->windows->last_repeats = 0; /* delivering it is progress */
+        mmu->stat_true_faults++;
+        TRACE(mmu, "true fault at %08x error %x\n", lin, cpu->fault.error);
+        return MMU_FAULT_TRUE;
+    }
+    bool code_write =
+        write && mmu_gpa_is_ram(mmu, x.gpa.v) && mmu->code_page[x.gpa.v >> PAGE_SHIFT];
+    if (!mmu_gpa_is_ram(mmu, x.gpa.v) || code_write || !fill(cpu, w, lin)) {
+        mmu->stat_emulate_faults++;
+        TRACE(mmu, "emulate %s at %08x gpa %llx\n", write ? "write" : "read", lin,
+              (unsigned long long)x.gpa.v);
+        return MMU_FAULT_EMULATE;
+    }
+    mmu->stat_hidden_faults++;
+    TRACE(mmu, "hidden fault: %s at %08x gpa %llx\n", write ? "write" : "read", lin,
+          (unsigned long long)x.gpa.v);
+    return MMU_FAULT_FILLED;
+}
+
+void mmu_window_prefill(struct cpu *cpu, bool user, struct glin glin, bool write) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    if (!ws || glin.v >= WINDOW_BYTES)
+        return;
+    u32 lin = (u32)glin.v, page = lin >> PAGE_SHIFT;
+    struct window *w = current_window(cpu, user);
+    u32 wanted = region_wanted(cpu, w, lin);
+    if (!wanted || (write && !(wanted & HOST_W)))
+        return;
+    const struct shadow_region *r = window_region(ws, w, page / REGION_PAGES);
+    if (!r || r->host[page % REGION_PAGES] != wanted)
+        fill(cpu, w, lin);
+}
+
+bool mmu_fetch(struct cpu *cpu, struct glin lin, bool user, struct gpa *out) {
+    struct mmu_xlat x;
+    if (!mmu_translate(cpu, lin, MMU_FETCH, user, &x))
+        return false;
+    *out = x.gpa;
+    struct mmu_windows *ws = cpu->mmu->windows;
+    if (!ws || !mmu_gpa_is_ram(cpu->mmu, x.gpa.v))
+        return true;
+    struct window *w = current_window(cpu, user);
+    if (!region_note_fetch(cpu, w, (u32)lin.v))
+        w->epoch++; /* not remembered, so void at once: never reached while the pool holds a region
+                     */
+    return true;
+}
+
+/* ---- Architectural events ---- */
+
+void mmu_windows_cr3_loaded(struct cpu *cpu) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    ws->stale = true;
+    ws->last_repeats = 0;
+    window_revalidate(cpu, &ws->window[0], cpu->cr4 & CR4_PGE, false);
+}
+
+/* A change of CR4.PGE alone is how kernels flush global pages, one of CR0.WP how they patch
+ * read-only text: both keep the format of the tables, so revalidation does. */
+void mmu_windows_mode_changed(struct cpu *cpu) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u64 changed = ws->mode ^ mode_bits(cpu), soft = CR0_WP | (u64)CR4_PGE << 32;
+    ws->mode ^= changed;
+    ws->stale = true;
+    ws->last_repeats = 0;
+    if (!(changed & ~soft)) {
+        window_revalidate(cpu, &ws->window[0], false, changed & cpu->cr0 & CR0_WP);
+        return;
+    }
+    for (unsigned i = 0; i <= ws->users; i++) {
+        window_drop(ws, &ws->window[i]);
+        ws->window[i].epoch++;
+        ws->window[i].assigned = false;
+    }
+}
+
+void mmu_windows_invlpg(struct cpu *cpu, u32 lin) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    ws->last_repeats = 0;
+    window_revalidate_page(cpu, &ws->window[0], lin);
+    if (!ws->stale)
+        window_revalidate_page(cpu, &ws->window[ws->current], lin);
+}
+
+/* ---- Validator ---- */
+
+/* Does the mapping of page i follow from the entries in its snapshot? */
+static const char *check_page(const struct cpu *cpu, const struct window *w,
+                              const struct shadow_region *r, u32 i) {
+    const struct mmu *mmu = cpu->mmu;
+    u32 host = r->host[i], frame = host_frame(host), half = i / half_pages(cpu);
+    if (!mmu_gpa_is_ram(mmu, (u64)frame << PAGE_SHIFT))
+        return "a window maps what is not RAM";
+    if ((host & HOST_W) && mmu->code_page[frame])
+        return "a page with translated code is mapped writable";
+    if (!cpu_paging(cpu))
+        return frame == r->slot * REGION_PAGES + i ? NULL : "unpaged mapping is not identity";
+    u64 pde = r->pde[half], leaf = load_entry(r->snapshot, i, entry_bytes(cpu)), rights = pde;
+    enum half_kind kind = half_kind_of(cpu, pde);
+    if (kind == HALF_NONE)
+        return "a page is mapped under an absent PDE";
+    if (kind == HALF_LARGE) {
+        leaf = pde;
+        if (((leaf >> PAGE_SHIFT) ^ frame) & 0xfffff & ~(half_pages(cpu) - 1))
+            return "a large page maps another frame than its PDE says";
+    } else {
+        rights &= leaf;
+        if (((leaf >> PAGE_SHIFT) & 0xfffff) != frame)
+            return "a page maps another frame than its PTE says";
+    }
+    if (!(leaf & PTE_P) || !(leaf & PTE_A))
+        return "a page is mapped though its entry was absent or not accessed";
+    if (w->user && !(rights & PTE_U))
+        return "a supervisor page is in a user window";
+    if ((host & HOST_W) && !(leaf & PTE_D))
+        return "a clean page is mapped writable";
+    if ((host & HOST_W) && !(rights & PTE_W) && (w->user || (cpu->cr0 & CR0_WP)))
+        return "a read-only page is mapped writable";
+    return NULL;
+}
+
+static const char *check_region(const struct cpu *cpu, const struct window *w,
+                                const struct shadow_region *r, i64 *writable) {
+    u32 live = 0, weak = 0;
+    for (u32 i = 0; i < REGION_PAGES; i++) {
+        u32 half = i / half_pages(cpu);
+        const char *bad = r->host[i] ? check_page(cpu, w, r, i) : NULL;
+        if (bad)
+            return bad;
+        if (!region_page_live(r, i))
+            continue;
+        live++;
+        weak += !(r->flags[i] & PAGE_GLOBAL);
+        *writable += !!(r->host[i] & HOST_W);
+        if (i < r->lo[half] || i > r->hi[half])
+            return "a live page lies outside the compared range";
+    }
+    if (live != r->live || weak != w->weak[r->slot])
+        return "a region's counts are wrong";
+    return live ? NULL : "an empty region was kept";
+}
+
+const char *mmu_validate(struct cpu *cpu) {
+    static _Thread_local char text[160];
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u32 maps = 0;
+    i64 writable = 0;
+    if (!ws)
+        return NULL;
+    for (unsigned k = 0; k <= ws->users; k++) {
+        const struct window *w = &ws->window[k];
+        maps += w->maps;
+        for (u32 i = 0; i < w->count; i++) {
+            const struct shadow_region *r = window_region(ws, w, w->list[i]);
+            const char *bad = !r || r->slot != w->list[i] || r->list_index != i
+                                  ? "the list of regions is broken"
+                                  : check_region(cpu, w, r, &writable);
+            if (bad) {
+                snprintf(text, sizeof text, "window %u region %03x: %s", k, w->list[i], bad);
+                return text;
+            }
+        }
+    }
+    for (u64 i = 0; i < cpu->mmu->ram_bytes >> PAGE_SHIFT; i++)
+        writable -= ws->rmap[i].writable;
+    if (writable)
+        return "the reverse map's counts are wrong";
+    if (maps != ws->maps)
+        return "the mapping count is wrong";
+    return hosted_check(ws, text, sizeof text);
+}

@@ -1,0 +1,163 @@
+/*
+ * window.h: what the files of the window machinery share. window.c decides, window_region.c keeps
+ * the books of each 4 MiB, window_hosted.c alone talks to the host: replacing it by one that writes
+ * real page-table entries gives the metal substrate.
+ *
+ * Nothing here allocates after mmu_windows_create: the host fault handler runs through all of it.
+ */
+#ifndef RINGFOLD_MMU_WINDOW_H
+#define RINGFOLD_MMU_WINDOW_H
+
+#include "mmu/mmu.h"
+
+#define WINDOW_BYTES (1ull << 32)
+#define WINDOW_STRIDE_BYTES (2ull << 32) /* the upper half is the guard */
+#define WINDOW_REGIONS 1024u
+#define REGION_SHIFT 22
+#define REGION_PAGES 1024u
+#define RUN_PAGES 16u /* foresight looks at this aligned run of neighbours */
+
+#define WINDOWS_DEFAULT_USERS 48u
+#define WINDOWS_DEFAULT_REGIONS 1024u
+
+/* What the host maps at one page: 0 for nothing, else frame << 2 | HOST_W | HOST_P. */
+enum { HOST_P = 1, HOST_W = 2, HOST_FRAME_SHIFT = 2, HOST_NEXT_FRAME = 1 << HOST_FRAME_SHIFT };
+static inline u32 host_frame(u32 host) {
+    return host >> HOST_FRAME_SHIFT;
+}
+
+/* Flags of a live page (one that is mapped or fetched from). */
+enum { PAGE_FETCHED = 1, PAGE_GLOBAL = 2 };
+
+/* The books of 4 MiB of one window. "Half" is what one PDE covers: 4 MiB with 32-bit paging (only
+ * half 0 is used), 2 MiB with PAE. snapshot holds the page-table entries as they were when the
+ * pages were filled; entries of pages that are not live mean nothing, but those between lo and hi
+ * are kept near the truth so that the common comparison is one memcmp. */
+struct shadow_region {
+    u16 slot;         /* linear address >> 22 */
+    u16 list_index;   /* in window.list */
+    u16 live;         /* pages mapped or fetched */
+    u16 next_free;    /* pool index + 1 */
+    u16 lo[2], hi[2]; /* per half: first and last page ever live; lo > hi: none */
+    u64 pde[2];
+    u32 host[REGION_PAGES];
+    u8 flags[REGION_PAGES];
+    u8 snapshot[2 * PAGE_BYTES];
+};
+
+struct window {
+    u64 base;
+    bool user;
+    bool assigned; /* user: key is valid */
+    u64 key;       /* CR3 and table format */
+    u64 last_use;
+    u32 epoch;
+    u32 maps; /* host mappings beyond the first */
+    u16 count;
+    u16 list[WINDOW_REGIONS];   /* slots of populated regions */
+    u16 region[WINDOW_REGIONS]; /* pool index + 1, by slot */
+    u16 weak[WINDOW_REGIONS];   /* live pages that are not global, by slot */
+};
+
+/* Writable mappings of one physical page: how many, and where the latest were made. Hints may be
+ * stale, the count never is. */
+struct rmap {
+    u32 kernel_page, user_page; /* linear page numbers */
+    u16 user_window;
+    u16 writable;
+};
+
+struct mmu_windows {
+    struct mmu *mmu;
+    unsigned users; /* user windows; window[0] is the kernel's, 1.. the users' */
+    int current;    /* current user window, or 0 when none is chosen */
+    bool stale;     /* CR3 changed since the current user window was chosen */
+    u64 tick;
+    u64 mode; /* paging mode bits the windows were filled under */
+    u32 maps, map_limit;
+    u32 last_lin; /* no-progress detector */
+    unsigned last_repeats;
+    bool foresight;      /* map neighbours too */
+    unsigned extra_runs; /* foresight: discontiguous runs mapped besides the faulting one */
+    u64 reserve_base, reserve_bytes, first_base;
+    struct shadow_region *pool;
+    unsigned pool_regions;
+    u16 free_region; /* pool index + 1 */
+    struct rmap *rmap;
+    u32 want[REGION_PAGES]; /* scratch of fill and revalidation */
+    struct window window[];
+};
+
+/* Like mmu_windows_create with its bounds spelled out, for tests. */
+bool mmu_windows_create_sized(struct cpu *cpu, unsigned users, unsigned regions, u32 map_limit,
+                              struct mmu_error *err);
+
+static inline struct shadow_region *window_region(struct mmu_windows *ws, const struct window *w,
+                                                  u32 slot) {
+    u16 index = w->region[slot];
+    return index ? &ws->pool[index - 1] : NULL;
+}
+static inline bool region_page_live(const struct shadow_region *r, u32 i) {
+    return r->host[i] || (r->flags[i] & PAGE_FETCHED);
+}
+
+/* ---- window_region.c ---- */
+
+enum half_kind { HALF_NONE, HALF_TABLE, HALF_LARGE };
+struct half {
+    u64 pde;
+    enum half_kind kind;
+    const u8 *table; /* HALF_TABLE: the page table in flat RAM */
+};
+static inline bool tables_are_pae(const struct cpu *cpu) {
+    return cpu_paging(cpu) && (cpu->cr4 & CR4_PAE);
+}
+static inline u32 half_pages(const struct cpu *cpu) {
+    return tables_are_pae(cpu) ? 512 : 1024;
+}
+static inline u32 entry_bytes(const struct cpu *cpu) {
+    return tables_are_pae(cpu) ? 8 : 4;
+}
+static inline u64 load_entry(const u8 *table, u32 i, u32 bytes) {
+    return bytes == 8 ? load64(table + i * 8) : load32(table + i * 4);
+}
+enum half_kind half_kind_of(const struct cpu *cpu, u64 pde);
+
+/* What the window should map at lin by the guest's tables, without side effects: 0 where nothing,
+ * A=0 included. */
+u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin);
+
+enum fill_result { FILL_DONE, FILL_NO_ROOM, FILL_HOST_FAILED };
+/* Maps the page of lin, which the tables grant with A=1, and its neighbours by foresight; only the
+ * page itself when `alone`. */
+enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool alone);
+/* Remembers that code is fetched from the page of lin, just walked. False when the books are full.
+ */
+bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin);
+/* Brings the window in line with the guest's tables. Global pages of the kernel window are skipped
+ * when `skip_global`; `force` re-examines entries that did not change. */
+void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool force);
+void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin);
+/* Unmaps everything in one host call. */
+void window_drop(struct mmu_windows *ws, struct window *w);
+/* Gives host mappings and regions back by dropping the least valuable window; `keep` goes last. */
+void windows_make_room(struct mmu_windows *ws, struct window *keep);
+
+/* ---- window_hosted.c: false when the host refuses (ENOMEM) ---- */
+
+bool hosted_reserve(struct mmu_windows *ws, unsigned windows);
+void hosted_release(struct mmu_windows *ws);
+/* populate: also fill in the host's own page tables, sparing a minor fault per page. */
+bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable,
+                bool populate);
+bool hosted_protect(u64 host, u64 bytes, bool writable);
+bool hosted_unmap(u64 host, u64 bytes);
+void hosted_populate(u64 host, u64 bytes);
+u32 hosted_map_limit(void);
+/* Zeroed memory that takes host pages only where touched; NULL on failure. */
+void *hosted_alloc(u64 bytes);
+void hosted_free(void *p, u64 bytes);
+/* Compares the host kernel's list of mappings with the books; NULL or a description. Tests only. */
+const char *hosted_check(struct mmu_windows *ws, char *text, size_t text_bytes);
+
+#endif

@@ -1,0 +1,145 @@
+/*
+ * window_hosted.c: windows in an ordinary Linux process. Shadow page tables are mappings of the
+ * guest-RAM memfd; this file is the only one that makes them.
+ *
+ * Guards carry MADV_DONTDUMP so that the kernel never merges them with a window: dropping a window
+ * then splits no mapping, and so cannot fail for want of one.
+ */
+#include "mmu/window.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+#define RESERVE_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
+
+bool hosted_reserve(struct mmu_windows *ws, unsigned windows) {
+    /* Alignment slack, then the guard below the first window, then the windows. */
+    u64 bytes = WINDOW_BYTES * 2 + windows * WINDOW_STRIDE_BYTES;
+    void *p = mmap(NULL, bytes, PROT_NONE, RESERVE_FLAGS, -1, 0);
+    if (p == MAP_FAILED)
+        return false;
+    ws->reserve_base = (u64)p;
+    ws->reserve_bytes = bytes;
+    ws->first_base = ALIGN_UP((u64)p, WINDOW_BYTES) + WINDOW_BYTES;
+    madvise(p, ws->first_base - (u64)p, MADV_DONTDUMP);
+    for (unsigned i = 0; i < windows; i++) {
+        u64 base = ws->first_base + i * WINDOW_STRIDE_BYTES;
+        ws->window[i].base = base;
+        u64 guard = MIN(WINDOW_BYTES, (u64)p + bytes - base - WINDOW_BYTES);
+        madvise((void *)(base + WINDOW_BYTES), guard, MADV_DONTDUMP);
+    }
+    return true;
+}
+
+void hosted_release(struct mmu_windows *ws) {
+    if (ws->reserve_bytes)
+        munmap((void *)ws->reserve_base, ws->reserve_bytes);
+}
+
+bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable,
+                bool populate) {
+    int prot = PROT_READ | (writable ? PROT_WRITE : 0);
+    int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE | (populate ? MAP_POPULATE : 0);
+    ws->mmu->stat_host_maps++;
+    return mmap((void *)host, bytes, prot, flags, ws->mmu->ram_fd, (off_t)gpa) != MAP_FAILED;
+}
+
+bool hosted_protect(u64 host, u64 bytes, bool writable) {
+    return !mprotect((void *)host, bytes, PROT_READ | (writable ? PROT_WRITE : 0));
+}
+
+bool hosted_unmap(u64 host, u64 bytes) {
+    return mmap((void *)host, bytes, PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
+/* Reading suffices for writable pages too: the host maps shared memory writable at once. A kernel
+ * older than 5.14 refuses, which costs minor faults later and nothing else. */
+void hosted_populate(u64 host, u64 bytes) {
+    int saved = errno;
+    madvise((void *)host, bytes, MADV_POPULATE_READ);
+    errno = saved;
+}
+
+u32 hosted_map_limit(void) {
+    char text[32] = "";
+    int fd = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (read(fd, text, sizeof text - 1) < 0)
+            text[0] = 0;
+        close(fd);
+    }
+    long limit = strtol(text, NULL, 10);
+    limit = limit > 0 ? MIN(limit, 1l << 30) : 65530;
+    return (u32)(limit - limit / 4); /* the rest is for everybody else in the process */
+}
+
+void *hosted_alloc(u64 bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, RESERVE_FLAGS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+void hosted_free(void *p, u64 bytes) {
+    if (p)
+        munmap(p, bytes);
+}
+
+/* One mapping of the host inside the windows, as /proc/self/maps prints it. */
+static const char *check_mapping(struct mmu_windows *ws, u64 start, u64 end, const char *perms,
+                                 u64 offset, u32 *maps) {
+    u64 index = (start - ws->first_base) / WINDOW_STRIDE_BYTES;
+    if (index > ws->users)
+        return NULL;
+    const struct window *w = &ws->window[index];
+    if (start >= w->base + WINDOW_BYTES)
+        return memcmp(perms, "---", 3) ? "a guard is accessible" : NULL;
+    if (end > w->base + WINDOW_BYTES)
+        return "a mapping runs into the guard";
+    maps[index]++;
+    for (u64 at = start; at < end;) {
+        u32 page = (u32)((at - w->base) >> PAGE_SHIFT);
+        const struct shadow_region *r = window_region(ws, w, page / REGION_PAGES);
+        u32 host = r ? r->host[page % REGION_PAGES] : 0;
+        if ((perms[0] == 'r') != !!(host & HOST_P) || (perms[1] == 'w') != !!(host & HOST_W))
+            return "host permissions differ from the books";
+        if (host && (u64)host_frame(host) << PAGE_SHIFT != offset + (at - start))
+            return "the host maps another frame than the books say";
+        at += r ? PAGE_BYTES : (REGION_PAGES - page % REGION_PAGES) * (u64)PAGE_BYTES;
+    }
+    return NULL;
+}
+
+const char *hosted_check(struct mmu_windows *ws, char *text, size_t text_bytes) {
+    static const u32 no_maps[MMU_MAX_VIEWS];
+    u32 maps[MMU_MAX_VIEWS];
+    memcpy(maps, no_maps, sizeof maps);
+    FILE *f = fopen("/proc/self/maps", "r");
+    if (!f)
+        return NULL;
+    char line[512], perms[8];
+    const char *bad = NULL;
+    while (!bad && fgets(line, sizeof line, f)) {
+        u64 start, end, offset;
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %" SCNx64, &start, &end, perms, &offset) != 4)
+            continue;
+        if (start >= ws->first_base && end <= ws->reserve_base + ws->reserve_bytes)
+            bad = check_mapping(ws, start, end, perms, offset, maps);
+    }
+    fclose(f);
+    for (unsigned i = 0; !bad && i <= ws->users; i++) {
+        if (maps[i] != ws->window[i].maps + 1) {
+            snprintf(text, text_bytes, "window %u: host counts %u mappings, the books %u", i,
+                     maps[i], ws->window[i].maps + 1);
+            bad = text;
+        }
+    }
+    return bad;
+}

@@ -1,0 +1,620 @@
+/*
+ * window_region.c: the books of a window. For each 4 MiB with anything mapped: what the host maps
+ * at each page, the guest's entries it was filled from, and the one routine (apply) that changes
+ * host mappings, in as few calls as it can, keeping books, mapping count and reverse map in step.
+ *
+ * Rule: a snapshot entry of a live page is the entry its mapping came from. Whoever refreshes the
+ * entry first brings mapping and fetch mark in line with it.
+ */
+#include "mmu/window.h"
+
+/* Changed frames that one revalidation of a half maps anew instead of unmapping: the price is the
+ * same, but unmapping batches across a run and mapping does not. */
+#define REMAPS_PER_HALF 8
+#define POPULATE_BYTES 0x10000u
+
+/* ---- The guest's tables ---- */
+
+enum half_kind half_kind_of(const struct cpu *cpu, u64 pde) {
+    if (!cpu_paging(cpu))
+        return HALF_LARGE;
+    if (!(pde & PTE_P))
+        return HALF_NONE;
+    if ((pde & PTE_PS) && (cpu->cr4 & (CR4_PSE | CR4_PAE)))
+        return HALF_LARGE;
+    return HALF_TABLE;
+}
+
+static u64 read_ram_entry(const struct mmu *mmu, u64 gpa, u32 bytes) {
+    return mmu_gpa_is_ram(mmu, gpa) ? load_entry(mmu->ram + gpa, 0, bytes) : 0;
+}
+
+static struct half half_now(const struct cpu *cpu, u32 slot, u32 half) {
+    const struct mmu *mmu = cpu->mmu;
+    struct half h = {.pde = 0};
+    u64 address = BIT64(52) - 1 - PAGE_OFFSET_MASK;
+    if (tables_are_pae(cpu)) {
+        u64 pdpte = cpu->pdptr[slot >> 8];
+        if (pdpte & PTE_P)
+            h.pde = read_ram_entry(mmu, (pdpte & address) + ((slot * 2 + half) & 511) * 8, 8);
+    } else if (cpu_paging(cpu)) {
+        h.pde = read_ram_entry(mmu, (cpu->cr3 & ~PAGE_OFFSET_MASK) + slot * 4, 4);
+    }
+    h.kind = half_kind_of(cpu, h.pde);
+    if (h.kind == HALF_TABLE) {
+        if (mmu_gpa_is_ram(mmu, h.pde & address))
+            h.table = mmu->ram + (h.pde & address);
+        else
+            h.kind = HALF_NONE;
+    }
+    return h;
+}
+
+/* What a granted translation means for the host mapping. */
+static u32 host_value(const struct cpu *cpu, const struct window *w, const struct mmu_xlat *x) {
+    const struct mmu *mmu = cpu->mmu;
+    bool smap = cpu_paging(cpu) && (cpu->cr4 & CR4_SMAP);
+    if ((w->user && !x->user) || (!w->user && x->user && smap))
+        return 0;
+    if (!mmu_gpa_is_ram(mmu, x->gpa.v))
+        return 0;
+    u32 frame = (u32)(x->gpa.v >> PAGE_SHIFT);
+    bool granted = x->writable || (!w->user && !(cpu->cr0 & CR0_WP));
+    bool writable = granted && x->dirty && !mmu->code_page[frame];
+    return frame << HOST_FRAME_SHIFT | (writable ? HOST_W : 0) | HOST_P;
+}
+
+u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin) {
+    struct mmu_xlat x;
+    struct mmu_walk walk = {.x = &x};
+    if (mmu_walk_tables(cpu, lin, &walk) != MMU_WALK_OK)
+        return 0;
+    for (unsigned i = 0; i < walk.depth; i++)
+        if (!(walk.entry[i] & PTE_A))
+            return 0;
+    return host_value(cpu, w, &x);
+}
+
+/* ---- Counting mappings: the kernel merges neighbours that continue each other ---- */
+
+static u32 host_at(struct mmu_windows *ws, const struct window *w, u32 page) {
+    const struct shadow_region *r = window_region(ws, w, page / REGION_PAGES);
+    return r ? r->host[page % REGION_PAGES] : 0;
+}
+static inline bool is_boundary(u32 a, u32 b) {
+    return a && b ? b != a + HOST_NEXT_FRAME : a != b;
+}
+
+/* Boundaries touching pages [first, first + n) of the region if they held v. */
+static u32 count_boundaries(struct mmu_windows *ws, const struct window *w,
+                            const struct shadow_region *r, u32 first, u32 n, const u32 *v) {
+    u32 page = r->slot * REGION_PAGES + first, count = 0;
+    if (page)
+        count += is_boundary(host_at(ws, w, page - 1), v[0]);
+    for (u32 i = 1; i < n; i++)
+        count += is_boundary(v[i - 1], v[i]);
+    if (page + n < WINDOW_REGIONS * REGION_PAGES)
+        count += is_boundary(v[n - 1], host_at(ws, w, page + n));
+    return count;
+}
+
+static void add_maps(struct mmu_windows *ws, struct window *w, u32 after, u32 before) {
+    w->maps += after - before;
+    ws->maps += after - before;
+}
+
+/* ---- Books of one page ---- */
+
+static void note_writable(struct mmu_windows *ws, const struct window *w, u32 page, u32 frame) {
+    struct rmap *m = &ws->rmap[frame];
+    m->writable++;
+    if (w->user) {
+        m->user_page = page;
+        m->user_window = (u16)(w - ws->window);
+    } else {
+        m->kernel_page = page;
+    }
+}
+
+static void set_page(struct mmu_windows *ws, struct window *w, struct shadow_region *r, u32 i,
+                     u32 host, u8 flags) {
+    u32 old = r->host[i];
+    u8 old_flags = r->flags[i];
+    bool was = old || (old_flags & PAGE_FETCHED), is = host || (flags & PAGE_FETCHED);
+    if (!is)
+        flags = 0;
+    r->live += is - was;
+    w->weak[r->slot] += (is && !(flags & PAGE_GLOBAL)) - (was && !(old_flags & PAGE_GLOBAL));
+    if (old != host) {
+        if (old & HOST_W)
+            ws->rmap[host_frame(old)].writable--;
+        if (host & HOST_W)
+            note_writable(ws, w, r->slot * REGION_PAGES + i, host_frame(host));
+        r->host[i] = host;
+    }
+    r->flags[i] = flags;
+}
+
+/* ---- Regions ---- */
+
+static struct shadow_region *region_get(struct cpu *cpu, struct window *w, u32 slot) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    struct shadow_region *r = window_region(ws, w, slot);
+    if (r)
+        return r;
+    if (!ws->free_region)
+        windows_make_room(ws, w);
+    if (!ws->free_region)
+        return NULL;
+    u16 index = ws->free_region;
+    r = &ws->pool[index - 1];
+    ws->free_region = r->next_free;
+    r->slot = (u16)slot;
+    r->list_index = w->count;
+    r->live = 0;
+    memset(r->host, 0, sizeof r->host);
+    memset(r->flags, 0, sizeof r->flags);
+    for (u32 half = 0; half < 2; half++) {
+        r->lo[half] = REGION_PAGES;
+        r->hi[half] = 0;
+        r->pde[half] = half_now(cpu, slot, half).pde;
+    }
+    w->list[w->count++] = (u16)slot;
+    w->region[slot] = index;
+    w->weak[slot] = 0;
+    return r;
+}
+
+static void region_free(struct mmu_windows *ws, struct window *w, struct shadow_region *r) {
+    u16 last = w->list[--w->count];
+    w->list[r->list_index] = last;
+    window_region(ws, w, last)->list_index = r->list_index;
+    w->region[r->slot] = 0;
+    r->next_free = ws->free_region;
+    ws->free_region = (u16)(r - ws->pool + 1);
+}
+
+void window_drop(struct mmu_windows *ws, struct window *w) {
+    if (!w->count)
+        return;
+    /* No mapping is split here, so only a host without any memory left could refuse. */
+    bool done = hosted_unmap(w->base, WINDOW_BYTES);
+    RF_ASSERT(done);
+    while (w->count) {
+        struct shadow_region *r = window_region(ws, w, w->list[w->count - 1]);
+        for (u32 i = 0; i < REGION_PAGES; i++) {
+            ws->mmu->stat_dropped_pages += r->host[i] != 0;
+            if (r->host[i] & HOST_W)
+                ws->rmap[host_frame(r->host[i])].writable--;
+        }
+        w->weak[r->slot] = 0;
+        region_free(ws, w, r);
+    }
+    ws->maps -= w->maps;
+    w->maps = 0;
+    w->epoch++;
+}
+
+/* ---- Changing host mappings ---- */
+
+/* The three kinds of call. Each takes the longest run from k on that one call can serve and returns
+ * its end, or 0 when the host refused. */
+struct change {
+    struct mmu_windows *ws;
+    struct shadow_region *r;
+    u64 host; /* of page 0 of the region */
+    u32 first, n;
+    const u32 *want;
+    bool populate;
+};
+
+static u32 unmap_run(const struct change *c, u32 k) {
+    const u32 *old = c->r->host + c->first;
+    u32 end = k + 1;
+    for (u32 j = end; j < c->n && !c->want[j]; j++)
+        if (old[j])
+            end = j + 1;
+    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
+    return hosted_unmap(at, (u64)(end - k) * PAGE_BYTES) ? end : 0;
+}
+
+static u32 protect_run(const struct change *c, u32 k) {
+    const u32 *old = c->r->host + c->first, *want = c->want;
+    u32 end = k + 1, writable = want[k] & HOST_W;
+    for (u32 j = end; j < c->n; j++) {
+        if (!old[j] || !want[j] || host_frame(old[j]) != host_frame(want[j]) ||
+            (want[j] & HOST_W) != writable)
+            break;
+        if (old[j] != want[j])
+            end = j + 1;
+    }
+    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
+    return hosted_protect(at, (u64)(end - k) * PAGE_BYTES, writable) ? end : 0;
+}
+
+static u32 map_run(const struct change *c, u32 k) {
+    const u32 *old = c->r->host + c->first, *want = c->want;
+    u32 end = k + 1;
+    while (end < c->n && want[end] == want[end - 1] + HOST_NEXT_FRAME && old[end] != want[end])
+        end++;
+    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
+    u64 gpa = (u64)host_frame(want[k]) << PAGE_SHIFT;
+    return hosted_map(c->ws, at, gpa, (u64)(end - k) * PAGE_BYTES, want[k] & HOST_W, c->populate)
+               ? end
+               : 0;
+}
+
+/* Makes pages [first, first + n) of the region map want[]. NO_ROOM: nothing was changed.
+ * HOST_FAILED: the whole window was dropped, the region is gone. */
+static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct shadow_region *r,
+                              u32 first, u32 n, const u32 *want, bool populate) {
+    struct change c = {.ws = ws,
+                       .r = r,
+                       .host = w->base + ((u64)r->slot << REGION_SHIFT),
+                       .first = first,
+                       .n = n,
+                       .want = want,
+                       .populate = populate};
+    u32 *old = r->host + first;
+    u32 before = count_boundaries(ws, w, r, first, n, old);
+    u32 after = count_boundaries(ws, w, r, first, n, want);
+    if (after > before && ws->maps + (after - before) + 2 > ws->map_limit)
+        return FILL_NO_ROOM;
+    for (u32 k = 0; k < n;) {
+        if (old[k] == want[k]) {
+            k++;
+            continue;
+        }
+        u32 end;
+        if (!want[k])
+            end = unmap_run(&c, k);
+        else if (old[k] && host_frame(old[k]) == host_frame(want[k]))
+            end = protect_run(&c, k);
+        else
+            end = map_run(&c, k);
+        if (!end) {
+            window_drop(ws, w);
+            return FILL_HOST_FAILED;
+        }
+        for (; k < end; k++) {
+            ws->mmu->stat_pages_filled += !old[k] && want[k];
+            ws->mmu->stat_dropped_pages += old[k] && !want[k];
+            set_page(ws, w, r, first + k, want[k], r->flags[first + k]);
+        }
+    }
+    add_maps(ws, w, after, before);
+    return FILL_DONE;
+}
+
+/* ---- Fill ---- */
+
+/* Did a change of entries touch what a fetch depends on? */
+static bool fetch_changed(const struct cpu *cpu, u64 old_pde, u64 new_pde, u64 old_leaf,
+                          u64 new_leaf) {
+    enum half_kind kind = half_kind_of(cpu, old_pde);
+    if (kind != half_kind_of(cpu, new_pde))
+        return true;
+    u64 changed = old_pde ^ new_pde, rights = PTE_P | PTE_U | PTE_NX;
+    if (kind == HALF_LARGE) /* all but W, D, G and the bits software owns */
+        return changed & ~(u64)(PTE_W | PTE_D | PTE_G | 0xe00);
+    return (changed & rights) || ((old_leaf ^ new_leaf) & ~(u64)(PTE_W | PTE_D | PTE_G | 0xe00));
+}
+
+/* Refreshes the snapshot entry and flags of page i from the tables as they are now. */
+static void refresh_entry(struct cpu *cpu, struct window *w, struct shadow_region *r, u32 i,
+                          const struct half *now) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u32 bytes = entry_bytes(cpu), half = i / half_pages(cpu);
+    u64 old_leaf = load_entry(r->snapshot, i, bytes), new_leaf = 0;
+    if (now->table) {
+        new_leaf = load_entry(now->table, i % half_pages(cpu), bytes);
+        memcpy(r->snapshot + i * bytes, &new_leaf, bytes);
+    }
+    u8 flags = r->flags[i] & (u8)~PAGE_GLOBAL;
+    if ((flags & PAGE_FETCHED) &&
+        fetch_changed(cpu, r->pde[half], now->pde, now->table ? old_leaf : 0, new_leaf)) {
+        flags &= (u8)~PAGE_FETCHED;
+        w->epoch++;
+    }
+    if ((now->kind == HALF_LARGE ? now->pde : new_leaf) & PTE_G)
+        flags |= PAGE_GLOBAL;
+    set_page(ws, w, r, i, r->host[i], flags);
+}
+
+/* Widens the compared range of a half to [first, last], copying the entries in between. */
+static void cover(const struct cpu *cpu, struct shadow_region *r, u32 half, const struct half *now,
+                  u32 first, u32 last) {
+    u32 bytes = entry_bytes(cpu), half_first = half * half_pages(cpu);
+    bool empty = r->lo[half] > r->hi[half];
+    if (!empty && r->lo[half] <= first && last <= r->hi[half])
+        return;
+    u32 lo = empty ? first : MIN(first, r->lo[half]), hi = empty ? last : MAX(last, r->hi[half]);
+    if (now->table) {
+        u32 copy_end = empty ? hi + 1 : r->lo[half];
+        if (lo < copy_end)
+            memcpy(r->snapshot + lo * bytes, now->table + (lo - half_first) * bytes,
+                   (copy_end - lo) * bytes);
+        if (!empty && r->hi[half] < hi)
+            memcpy(r->snapshot + (r->hi[half] + 1) * bytes,
+                   now->table + (r->hi[half] + 1 - half_first) * bytes, (hi - r->hi[half]) * bytes);
+    }
+    r->lo[half] = (u16)lo;
+    r->hi[half] = (u16)hi;
+}
+
+/* Wanted values of a whole half under one large page: one walk serves all. */
+static void plan_large(struct cpu *cpu, struct window *w, u32 lin, u32 pages, u32 *want) {
+    struct mmu_xlat x;
+    memset(want, 0, pages * sizeof *want);
+    if (!region_wanted(cpu, w, lin) || !mmu_probe(cpu, GLIN(lin), &x))
+        return;
+    u64 frame = x.gpa.v & ~((u64)pages * PAGE_BYTES - 1);
+    for (u32 i = 0; i < pages; i++) {
+        x.gpa = GPA(frame + (u64)i * PAGE_BYTES);
+        want[i] = host_value(cpu, w, &x);
+    }
+}
+
+/* Foresight: in the aligned run of 16 pages around page i, choose the pages that continue i
+ * physically with equal rights, and a few other runs that are not mapped yet. The rest stays. */
+static void plan_run(struct cpu *cpu, struct window *w, const struct shadow_region *r, u32 i,
+                     u32 *want) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u32 start = i & ~(RUN_PAGES - 1), at = i - start, value[RUN_PAGES];
+    u32 lin = (u32)r->slot << REGION_SHIFT | start << PAGE_SHIFT;
+    for (u32 k = 0; k < RUN_PAGES; k++) {
+        value[k] = region_wanted(cpu, w, lin + (k << PAGE_SHIFT));
+        want[k] = r->host[start + k];
+    }
+    want[at] = value[at];
+    for (u32 k = at + 1; k < RUN_PAGES && value[k] == value[k - 1] + HOST_NEXT_FRAME; k++)
+        want[k] = value[k];
+    for (u32 k = at; k-- > 0 && value[k] && value[k] + HOST_NEXT_FRAME == value[k + 1];)
+        want[k] = value[k];
+    unsigned runs = 0;
+    for (u32 k = 0; k < RUN_PAGES; k++) {
+        if (want[k] || !value[k])
+            continue;
+        bool continues = k && want[k - 1] && value[k] == want[k - 1] + HOST_NEXT_FRAME;
+        if (!continues && ++runs > ws->extra_runs)
+            break;
+        want[k] = value[k];
+    }
+}
+
+enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool alone) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u32 slot = lin >> REGION_SHIFT, i = (lin >> PAGE_SHIFT) % REGION_PAGES;
+    u32 pages = half_pages(cpu), half = i / pages;
+    struct half now = half_now(cpu, slot, half);
+    struct shadow_region *r = window_region(ws, w, slot);
+    if (r && r->pde[half] != now.pde) /* the half must hold one PDE's pages only */
+        window_revalidate_page(cpu, w, lin);
+    r = region_get(cpu, w, slot);
+    if (!r)
+        return FILL_NO_ROOM;
+    bool large = now.kind == HALF_LARGE;
+    u32 first = i, n = 1, *want = ws->want, old[RUN_PAGES];
+    if (alone || !ws->foresight) {
+        want[0] = region_wanted(cpu, w, lin);
+    } else if (large) {
+        first = half * pages;
+        n = pages;
+        plan_large(cpu, w, lin, pages, want);
+    } else {
+        first = i & ~(RUN_PAGES - 1);
+        n = RUN_PAGES;
+        plan_run(cpu, w, r, i, want);
+    }
+    memcpy(old, r->host + first, MIN(n, RUN_PAGES) * sizeof *old);
+    enum fill_result result = apply(ws, w, r, first, n, want, !large);
+    if (result == FILL_HOST_FAILED)
+        return result;
+    if (result == FILL_DONE) {
+        ws->mmu->stat_fills++;
+        cover(cpu, r, half, &now, first, first + n - 1);
+        /* Pages left as they were keep the entry they came from. */
+        for (u32 k = first; k < first + n; k++)
+            if (r->host[k] && (large || k == i || old[k - first] != r->host[k]))
+                refresh_entry(cpu, w, r, k, &now);
+        if (large)
+            hosted_populate(w->base + (lin & ~(POPULATE_BYTES - 1)), POPULATE_BYTES);
+    }
+    if (!r->live)
+        region_free(ws, w, r);
+    return result;
+}
+
+bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u32 slot = lin >> REGION_SHIFT, i = (lin >> PAGE_SHIFT) % REGION_PAGES;
+    u32 half = i / half_pages(cpu);
+    /* A mapping or mark made from another entry than the present one goes first. */
+    window_revalidate_page(cpu, w, lin);
+    struct shadow_region *r = region_get(cpu, w, slot);
+    if (!r)
+        return false;
+    struct half now = half_now(cpu, slot, half);
+    cover(cpu, r, half, &now, i, i);
+    refresh_entry(cpu, w, r, i, &now);
+    set_page(ws, w, r, i, r->host[i], r->flags[i] | PAGE_FETCHED);
+    if ((now.kind == HALF_LARGE ? now.pde : load_entry(r->snapshot, i, entry_bytes(cpu))) & PTE_G)
+        set_page(ws, w, r, i, r->host[i], r->flags[i] | PAGE_GLOBAL);
+    return true;
+}
+
+/* ---- Revalidation ---- */
+
+/* The mapping a live page should have after its entry changed. Rights are only ever taken away
+ * here: granting is left to the write fault that needs it. */
+static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u32 host,
+                       unsigned *remaps) {
+    u32 target = region_wanted(cpu, w, lin);
+    if (!target)
+        return 0;
+    if (host_frame(target) == host_frame(host))
+        return host & (target | ~(u32)HOST_W);
+    return (*remaps)++ < REMAPS_PER_HALF ? target : 0;
+}
+
+struct revalidation {
+    bool skip_global, force;
+};
+
+static bool half_is_current(const struct cpu *cpu, const struct shadow_region *r, u32 half,
+                            const struct half *now) {
+    u32 bytes = entry_bytes(cpu), lo = r->lo[half], hi = r->hi[half];
+    if (now->pde != r->pde[half])
+        return false;
+    return now->kind != HALF_TABLE || !memcmp(now->table + (lo - half * half_pages(cpu)) * bytes,
+                                              r->snapshot + lo * bytes, (hi - lo + 1) * bytes);
+}
+
+/* False: the window was dropped. */
+static bool revalidate_half(struct cpu *cpu, struct window *w, struct shadow_region *r, u32 half,
+                            struct revalidation how) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    struct half now = half_now(cpu, r->slot, half);
+    u32 lo = r->lo[half], hi = r->hi[half], bytes = entry_bytes(cpu);
+    u32 half_first = half * half_pages(cpu), *want = ws->want;
+    unsigned remaps = 0;
+    if (lo > hi) {
+        r->pde[half] = now.pde;
+        return true;
+    }
+    if (!how.force && half_is_current(cpu, r, half, &now))
+        return true;
+    bool same_pde = now.pde == r->pde[half];
+    if (same_pde && now.kind == HALF_LARGE && (now.pde & PTE_W))
+        return true; /* forced for CR0.WP, which does not matter here */
+    how.skip_global &= same_pde;
+    for (u32 i = lo; i <= hi; i++) {
+        want[i - lo] = r->host[i];
+        if (!r->host[i] || (how.skip_global && (r->flags[i] & PAGE_GLOBAL)))
+            continue;
+        u64 leaf = now.table ? load_entry(now.table, i - half_first, bytes) : 0;
+        if (same_pde && !how.force && (!now.table || leaf == load_entry(r->snapshot, i, bytes)))
+            continue;
+        u32 lin = (u32)r->slot << REGION_SHIFT | i << PAGE_SHIFT;
+        want[i - lo] = revalidated(cpu, w, lin, r->host[i], &remaps);
+    }
+    if (apply(ws, w, r, lo, hi - lo + 1, want, true) != FILL_DONE) {
+        window_drop(ws, w);
+        return false;
+    }
+    for (u32 i = lo; i <= hi; i++) {
+        if (how.skip_global && (r->flags[i] & PAGE_GLOBAL))
+            continue;
+        if (region_page_live(r, i))
+            refresh_entry(cpu, w, r, i, &now);
+        else if (now.table)
+            memcpy(r->snapshot + i * bytes, now.table + (i - half_first) * bytes, bytes);
+    }
+    r->pde[half] = now.pde;
+    return true;
+}
+
+/* A process that replaced its address space shows in its page directory: drop all in one call. */
+static bool mostly_changed(const struct cpu *cpu, struct mmu_windows *ws, const struct window *w) {
+    unsigned changed = 0;
+    if (w->count < 3)
+        return false;
+    for (u32 k = 0; k < w->count; k++) {
+        const struct shadow_region *r = window_region(ws, w, w->list[k]);
+        u32 half = r->lo[0] <= r->hi[0] ? 0 : 1;
+        changed += half_now(cpu, r->slot, half).pde != r->pde[half];
+    }
+    return changed * 2 > w->count;
+}
+
+void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool force) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    struct revalidation how = {.skip_global = skip_global, .force = force};
+    if (w->user && mostly_changed(cpu, ws, w)) {
+        window_drop(ws, w);
+        return;
+    }
+    for (u32 k = w->count; k-- > 0;) {
+        u32 slot = w->list[k];
+        if (skip_global && !w->weak[slot])
+            continue;
+        struct shadow_region *r = window_region(ws, w, slot);
+        ws->mmu->stat_revalidated_regions++;
+        if (!revalidate_half(cpu, w, r, 0, how))
+            return;
+        if (tables_are_pae(cpu) && !revalidate_half(cpu, w, r, 1, how))
+            return;
+        if (!r->live)
+            region_free(ws, w, r);
+    }
+}
+
+void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u32 i = (lin >> PAGE_SHIFT) % REGION_PAGES, half = i / half_pages(cpu);
+    struct shadow_region *r = window_region(ws, w, lin >> REGION_SHIFT);
+    if (!r)
+        return;
+    struct half now = half_now(cpu, r->slot, half);
+    if (now.pde != r->pde[half]) {
+        if (!revalidate_half(cpu, w, r, half, (struct revalidation){0}))
+            return;
+    } else if (now.kind == HALF_TABLE && region_page_live(r, i)) {
+        u32 bytes = entry_bytes(cpu);
+        u64 leaf = load_entry(now.table, i % half_pages(cpu), bytes);
+        if (leaf == load_entry(r->snapshot, i, bytes))
+            return;
+        unsigned remaps = 0;
+        u32 want =
+            r->host[i] ? revalidated(cpu, w, lin & ~PAGE_OFFSET_MASK, r->host[i], &remaps) : 0;
+        if (apply(ws, w, r, i, 1, &want, true) != FILL_DONE) {
+            window_drop(ws, w);
+            return;
+        }
+        refresh_entry(cpu, w, r, i, &now);
+    }
+    if (!r->live)
+        region_free(ws, w, r);
+}
+
+/* ---- Code protection ---- */
+
+/* Takes the write right of one page where it maps `frame` writable. */
+static void demote(struct mmu_windows *ws, struct window *w, u32 page, u32 frame) {
+    struct shadow_region *r = window_region(ws, w, page / REGION_PAGES);
+    u32 i = page % REGION_PAGES;
+    if (!r || (r->host[i] & HOST_W) == 0 || host_frame(r->host[i]) != frame)
+        return;
+    u32 want = r->host[i] & ~(u32)HOST_W;
+    if (apply(ws, w, r, i, 1, &want, false) == FILL_NO_ROOM)
+        window_drop(ws, w);
+}
+
+static void demote_everywhere(struct mmu_windows *ws, struct window *w, u32 frame) {
+    const struct rmap *m = &ws->rmap[frame];
+    u32 sought = frame << HOST_FRAME_SHIFT | HOST_W | HOST_P;
+    for (u32 k = w->count; k-- > 0 && m->writable;) {
+        if (k >= w->count) /* the window was dropped */
+            return;
+        u32 slot = w->list[k];
+        const struct shadow_region *r = window_region(ws, w, slot);
+        for (u32 i = 0; i < REGION_PAGES && w->count; i++)
+            if (r->host[i] == sought)
+                demote(ws, w, slot * REGION_PAGES + i, frame);
+    }
+}
+
+void mmu_windows_protect_page(struct mmu *mmu, u64 gpa_page) {
+    struct mmu_windows *ws = mmu->windows;
+    if (!ws)
+        return;
+    u32 frame = (u32)gpa_page;
+    struct rmap *m = &ws->rmap[frame];
+    if (m->writable)
+        demote(ws, &ws->window[0], m->kernel_page, frame);
+    if (m->writable && m->user_window <= ws->users)
+        demote(ws, &ws->window[m->user_window], m->user_page, frame);
+    for (unsigned i = 0; i <= ws->users && m->writable; i++)
+        demote_everywhere(ws, &ws->window[i], frame);
+    RF_ASSERT(!m->writable);
+}

@@ -1,0 +1,220 @@
+/*
+ * machine.c: the glue. It puts one CPU, its memory, the devices and an engine together, lends the
+ * CPU a bus to the devices, and brings everything into the state after power-on.
+ */
+#include "monitor/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+/* -icount: the RTC starts here unless -rtc says otherwise, so that runs are alike. */
+#define FIXED_EPOCH_S 1577836800 /* 2020-01-01 */
+
+/* ---- The CPU's bus ---- */
+
+/* After the guest touched a device: an interrupt may have come up, a timer may be due earlier, the
+ * machine may have been told to stop. */
+static void note_device_access(struct vm *vm) {
+    struct dev_requests *r = dev_machine_requests(vm->dev);
+    if (r->intr_changed || r->reset || r->poweroff || r->exit) {
+        r->intr_changed = false;
+        vm->stop = 1;
+    }
+    if (vm->clock.icount)
+        vm->stop = 1; /* the budget may have become too long */
+    else if (dev_next_deadline_ns(vm->dev) < vm->events.armed_ns)
+        mon_events_arm(vm);
+}
+
+static u32 bus_io_read(void *opaque, u16 port, unsigned bytes) {
+    struct vm *vm = opaque;
+    vm->count.io_reads++;
+    u32 value = dev_io_read(vm->dev_bus, port, bytes);
+    TRACE(ioport, "in  %04x/%u -> %x at %08x\n", port, bytes, value, vm->cpu->eip);
+    note_device_access(vm);
+    return value;
+}
+static void bus_io_write(void *opaque, u16 port, u32 value, unsigned bytes) {
+    struct vm *vm = opaque;
+    vm->count.io_writes++;
+    TRACE(ioport, "out %04x/%u <- %x at %08x\n", port, bytes, value, vm->cpu->eip);
+    dev_io_write(vm->dev_bus, port, value, bytes);
+    note_device_access(vm);
+}
+static u64 bus_mmio_read(void *opaque, struct gpa addr, unsigned bytes) {
+    struct vm *vm = opaque;
+    vm->count.mmio_reads++;
+    u64 value = dev_mmio_read(vm->dev_bus, addr, bytes);
+    note_device_access(vm);
+    return value;
+}
+static void bus_mmio_write(void *opaque, struct gpa addr, u64 value, unsigned bytes) {
+    struct vm *vm = opaque;
+    vm->count.mmio_writes++;
+    dev_mmio_write(vm->dev_bus, addr, value, bytes);
+    note_device_access(vm);
+}
+static u64 bus_tsc(void *opaque) { return mon_clock_tsc(opaque); }
+
+static u64 clock_now(void *opaque) { return mon_clock_now_ns(opaque); }
+static void dma_written(void *opaque, struct gpa addr, u64 bytes) {
+    mmu_phys_written(((struct vm *)opaque)->mmu, addr, bytes);
+}
+
+/* ---- Reset ---- */
+
+static void clear_ram(struct vm *vm) {
+    u64 bytes = mmu_ram_bytes(vm->mmu);
+    if (fallocate(mmu_ram_fd(vm->mmu), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+                  (off_t)bytes) != 0)
+        memset(mmu_ram(vm->mmu), 0, bytes);
+}
+
+/* What a BIOS leaves in registers that Linux reads. */
+static void set_firmware_registers(struct cpu *cpu) {
+    cpu->msr_mtrr_deftype = 0x806; /* MTRRs on, everything write-back */
+    cpu->msr_apicbase = 0xfee00000u; /* no local APIC: not enabled */
+}
+
+bool mon_machine_reset(struct vm *vm, struct mon_error *err) {
+    struct cpu *cpu = vm->cpu;
+    u64 insns = cpu->insn_count;
+    clear_ram(vm);
+    cpu_reset(cpu);
+    cpu->insn_count = insns; /* -icount's clock never runs back */
+    set_firmware_registers(cpu);
+    dev_machine_reset(vm->dev);
+    mmu_phys_written(vm->mmu, GPA(0), mmu_ram_bytes(vm->mmu));
+    if (!mon_image_load(&vm->image, mmu_ram(vm->mmu), mmu_ram_bytes(vm->mmu), cpu, err))
+        return false;
+    dev_acpi_place_tables(vm->dev);
+    mmu_mode_changed(cpu);
+    if (vm->engine->flush)
+        vm->engine->flush(vm);
+    vm->stop = 1;
+    if (trace_on(TRACE_cpu_reset))
+        trace_printf("CPU reset, entry at %08x\n", cpu->eip);
+    return true;
+}
+
+u64 mon_next_deadline_ns(struct vm *vm) {
+    u64 deadline = dev_next_deadline_ns(vm->dev);
+    if (vm->clock.icount) {
+        deadline = MIN(deadline, vm->next_input_poll_ns);
+        deadline = MIN(deadline, mon_replay_next_ns(vm));
+    }
+    return deadline;
+}
+
+/* ---- Creation ---- */
+
+static bool create_memory(struct vm *vm, struct mon_error *err) {
+    struct mmu_error why;
+    vm->mmu = mmu_create(vm->opt.ram_bytes, &why);
+    if (!vm->mmu)
+        return mon_fail(err, "-m: cannot get %llu MiB of memory from the host: %s",
+                        (unsigned long long)(vm->opt.ram_bytes >> 20), why.text);
+    vm->cpu = cpu_create();
+    if (!vm->cpu)
+        return mon_fail(err, "out of memory");
+    vm->bus = (struct cpu_bus){.io_read = bus_io_read,
+                               .io_write = bus_io_write,
+                               .mmio_read = bus_mmio_read,
+                               .mmio_write = bus_mmio_write,
+                               .tsc = bus_tsc,
+                               .opaque = vm};
+    vm->cpu->mmu = vm->mmu;
+    vm->cpu->bus = &vm->bus;
+    vm->cpu->model = &vm->model;
+    vm->cpu->owner = vm;
+    return true;
+}
+
+static bool create_devices(struct vm *vm, struct mon_error *err) {
+    const struct mon_options *o = &vm->opt;
+    struct dev_config c = {.ram_bytes = o->ram_bytes,
+                           .clock = {.now_ns = clock_now, .opaque = vm},
+                           .debug_exit = o->debug_exit,
+                           .debug_exit_iobase = o->debug_exit_iobase,
+                           .debug_exit_iosize = o->debug_exit_iosize,
+                           .testdev = o->testdev,
+                           .debugcon = mon_serial_chardev(&vm->debugcon),
+                           .ram = mmu_ram(vm->mmu),
+                           .dma_written = dma_written,
+                           .dma_opaque = vm};
+    c.clock.epoch_s = o->rtc_set ? o->rtc_epoch_s : o->icount ? FIXED_EPOCH_S : (i64)time(NULL);
+    for (unsigned i = 0; i < ARRAY_LEN(vm->serial); i++)
+        c.serial[i] = mon_serial_chardev(&vm->serial[i]);
+    vm->dev = dev_machine_create(&c);
+    if (!vm->dev)
+        return mon_fail(err, "out of memory for the devices");
+    vm->dev_bus = dev_machine_bus(vm->dev);
+    return true;
+}
+
+static bool build(struct vm *vm, struct mon_error *err) {
+    const struct mon_options *o = &vm->opt;
+    struct mon_host_cpu host;
+    mon_host_cpu(&host);
+    mon_clock_init(&vm->clock, o, &host);
+    if (!mon_cpu_model(o->cpu, &host, vm->clock.tsc_hz, &vm->model, err))
+        return false;
+    if (!mon_image_open(&vm->image, o->kernel, o->initrd, o->append, err))
+        return false;
+    if (!create_memory(vm, err) || !mon_serial_open(vm, err) || !create_devices(vm, err))
+        return false;
+    cpu_reset(vm->cpu);
+    vm->interp = interp_create();
+    if (!vm->interp)
+        return mon_fail(err, "out of memory for the interpreter");
+    vm->engine = !strcmp(o->accel, "interp") ? &mon_engine_interp : &mon_engine_bt;
+    if (vm->engine->create && !vm->engine->create(vm, err))
+        return false;
+    if (o->bt.lockstep && !mon_lockstep_open(vm, err))
+        return false;
+    if (!mon_replay_open(vm, err) || !mon_gdb_open(vm, err))
+        return false;
+    return mon_machine_reset(vm, err);
+}
+
+struct vm *mon_vm_create(const struct mon_options *options, struct mon_error *err) {
+    struct vm *vm = calloc(1, sizeof *vm);
+    if (!vm) {
+        mon_fail(err, "out of memory");
+        return NULL;
+    }
+    vm->opt = *options;
+    vm->gdb.fd = vm->gdb.listen_fd = -1;
+    vm->events.signal_fd = vm->events.rearm_fd = -1;
+    vm->events.armed_ns = DEV_NEVER;
+    vm->next_input_poll_ns = DEV_NEVER;
+    vm->host_start_ns = mon_host_ns();
+    vm->paused = options->start_paused;
+    if (!build(vm, err)) {
+        mon_vm_destroy(vm);
+        return NULL;
+    }
+    return vm;
+}
+
+void mon_vm_destroy(struct vm *vm) {
+    if (!vm)
+        return;
+    mon_gdb_close(vm);
+    mon_replay_close(vm);
+    mon_lockstep_close(vm);
+    if (vm->engine && vm->engine->destroy)
+        vm->engine->destroy(vm);
+    if (vm->interp)
+        interp_destroy(vm->interp);
+    dev_machine_destroy(vm->dev);
+    mon_serial_close(vm);
+    mon_image_close(&vm->image);
+    cpu_destroy(vm->cpu);
+    if (vm->mmu)
+        mmu_destroy(vm->mmu);
+    free(vm);
+}

@@ -1,0 +1,57 @@
+/*
+ * main.c: from a command line to an exit status.
+ */
+#include "monitor/vm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void print_stderr(void *opaque, const char *line) {
+    (void)opaque;
+    fprintf(stderr, "%s\n", line);
+}
+
+static bool write_pidfile(const char *path) {
+    FILE *f = fopen(path, "we");
+    if (!f)
+        return false;
+    fprintf(f, "%d\n", (int)getpid());
+    return fclose(f) == 0;
+}
+
+int main(int argc, char **argv) {
+    struct mon_options options;
+    switch (mon_parse_options(argc, argv, &options)) {
+    case MON_PARSE_DONE:
+        return 0;
+    case MON_PARSE_ERROR:
+        return 1;
+    case MON_PARSE_RUN:
+        break;
+    }
+    if (options.trace_file && !trace_open(options.trace_file)) {
+        log_error("-D: could not open '%s': %s", options.trace_file, strerror(errno));
+        return 1;
+    }
+    mon_crash_install();
+    struct mon_error err;
+    struct vm *vm = mon_vm_create(&options, &err);
+    if (!vm) {
+        log_error("%s", err.text);
+        return 1;
+    }
+    if (options.pidfile && !write_pidfile(options.pidfile)) {
+        log_error("-pidfile: could not write '%s': %s", options.pidfile, strerror(errno));
+        mon_vm_destroy(vm);
+        return 1;
+    }
+    int status = mon_vm_run(vm);
+    mon_terminal_restore_sigsafe();
+    if (options.stats)
+        mon_stats_print(vm, print_stderr, NULL);
+    mon_vm_destroy(vm);
+    if (options.pidfile)
+        unlink(options.pidfile);
+    return status;
+}

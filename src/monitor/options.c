@@ -1,0 +1,643 @@
+/*
+ * options.c: the command line, in QEMU's spelling, as one table: a row per option with its
+ * argument, its handler and its help. Options of QEMU's that change nothing here are accepted, some
+ * silently because this machine is like that anyway, the others with a warning; options that ask for
+ * a device or a service that is not there fail.
+ */
+#include "monitor/monitor.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define QEMU_VERSION "7.2.0"
+#define MIN_RAM_BYTES (2ull << 20)
+#define MAX_RAM_BYTES (3ull << 30)
+#define DEFAULT_RAM_BYTES (128ull << 20)
+#define MIN_CACHE_BYTES (1ull << 20)
+#define MAX_CACHE_BYTES (1ull << 30)
+
+enum { NO_ARG, ARG };
+struct option_row;
+typedef enum mon_parse_result option_handler(struct mon_options *o, const struct option_row *row,
+                                             const char *arg);
+struct option_row {
+    const char *name;
+    u8 arg;
+    option_handler *handle;
+    const char *help; /* as printed after "-name"; NULL: not listed */
+};
+
+static enum mon_parse_result fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static enum mon_parse_result fail(const char *fmt, ...) {
+    va_list ap;
+    char text[400];
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    log_error("%s", text);
+    return MON_PARSE_ERROR;
+}
+
+/* ---- Small parsers ---- */
+
+bool mon_parse_size(const char *text, u64 default_unit, u64 *bytes) {
+    static const struct {
+        char suffix;
+        u8 shift;
+    } units[] = {{'B', 0}, {'K', 10}, {'M', 20}, {'G', 30}, {'T', 40}};
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    char *end;
+    errno = 0;
+    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
+    long double value = hex ? (long double)strtoull(text, &end, 16) : strtold(text, &end);
+    if (errno || end == text)
+        return false;
+    u64 unit = default_unit;
+    if (*end) {
+        unit = 0;
+        for (unsigned i = 0; i < ARRAY_LEN(units); i++)
+            if (toupper((unsigned char)*end) == units[i].suffix)
+                unit = 1ull << units[i].shift;
+        end++;
+        if (!unit || *end)
+            return false;
+    }
+    long double total = value * (long double)unit;
+    if (!(total >= 0 && total < 18446744073709551615.0L))
+        return false;
+    *bytes = (u64)total;
+    return true;
+}
+
+static bool parse_unsigned(const char *text, u64 max, u64 *out) {
+    if (!isdigit((unsigned char)text[0]))
+        return false;
+    char *end;
+    errno = 0;
+    *out = strtoull(text, &end, 0);
+    return !errno && !*end && *out <= max;
+}
+
+/* The value of key in "a,key=value,b"; copied into out. An item without '=' counts as its own key
+ * with the value "". The first item is looked at too. */
+static bool property(const char *list, const char *key, char *out, size_t out_bytes) {
+    for (const char *p = list; p && *p;) {
+        size_t chars = strcspn(p, ",");
+        size_t key_chars = MIN(strcspn(p, "="), chars);
+        if (strlen(key) == key_chars && !strncmp(p, key, key_chars)) {
+            const char *value = p + key_chars + (key_chars < chars);
+            snprintf(out, out_bytes, "%.*s", (int)(p + chars - value), value);
+            return true;
+        }
+        p += chars;
+        p += *p == ',';
+    }
+    return false;
+}
+
+static void first_item(const char *list, char *out, size_t out_bytes) {
+    snprintf(out, out_bytes, "%.*s", (int)strcspn(list, ","), list);
+}
+
+/* ---- Handlers ---- */
+#define HANDLER(name)                                                                              \
+    static enum mon_parse_result name(struct mon_options *o __attribute__((unused)),               \
+                                      const struct option_row *row __attribute__((unused)),        \
+                                      const char *arg __attribute__((unused)))
+
+HANDLER(accept_silently) { return MON_PARSE_RUN; }
+HANDLER(warn_ignored) {
+    log_warn("-%s has no effect here", row->name);
+    return MON_PARSE_RUN;
+}
+HANDLER(not_supported) { return fail("-%s: not supported", row->name); }
+HANDLER(disks_not_supported) { return fail("-%s: disks are not supported", row->name); }
+
+HANDLER(set_kernel) { return o->kernel = arg, MON_PARSE_RUN; }
+HANDLER(set_initrd) { return o->initrd = arg, MON_PARSE_RUN; }
+HANDLER(set_append) { return o->append = arg, MON_PARSE_RUN; }
+HANDLER(set_nographic) { return o->nographic = true, MON_PARSE_RUN; }
+HANDLER(set_no_reboot) { return o->no_reboot = true, MON_PARSE_RUN; }
+HANDLER(set_no_shutdown) { return o->no_shutdown = true, MON_PARSE_RUN; }
+HANDLER(set_nodefaults) { return o->nodefaults = true, MON_PARSE_RUN; }
+HANDLER(set_paused) { return o->start_paused = true, MON_PARSE_RUN; }
+HANDLER(set_trace_file) { return o->trace_file = arg, MON_PARSE_RUN; }
+HANDLER(set_pidfile) { return o->pidfile = arg, MON_PARSE_RUN; }
+HANDLER(set_stats) { return o->stats = true, MON_PARSE_RUN; }
+HANDLER(set_verify) { return o->bt.verify = true, MON_PARSE_RUN; }
+HANDLER(set_lockstep) { return o->bt.lockstep = true, MON_PARSE_RUN; }
+
+HANDLER(set_cpu) {
+    if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
+        mon_cpu_help();
+        return MON_PARSE_DONE;
+    }
+    o->cpu = arg;
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_memory) {
+    char text[64];
+    if (!property(arg, "size", text, sizeof text))
+        first_item(arg, text, sizeof text);
+    u64 bytes;
+    if (!mon_parse_size(text, 1 << 20, &bytes))
+        return fail("-m: '%s' is not a size (use -m N, in MiB, or N with K, M or G)", arg);
+    if (bytes < MIN_RAM_BYTES || bytes > MAX_RAM_BYTES)
+        return fail("-m: '%s' is out of range: the machine takes %llu MiB to %llu MiB", arg,
+                    MIN_RAM_BYTES >> 20, MAX_RAM_BYTES >> 20);
+    o->ram_bytes = bytes & ~(u64)PAGE_OFFSET_MASK;
+    return MON_PARSE_RUN;
+}
+
+/* "kvm:tcg" lists in order of preference; tcg names the translator of this program. */
+static enum mon_parse_result choose_accel(struct mon_options *o, const char *list) {
+    for (const char *p = list; *p;) {
+        size_t chars = strcspn(p, ":,");
+        if ((chars == 2 && !strncmp(p, "bt", 2)) || (chars == 3 && !strncmp(p, "tcg", 3))) {
+            o->accel = "bt";
+            return MON_PARSE_RUN;
+        }
+        if (chars == 6 && !strncmp(p, "interp", 6)) {
+            o->accel = "interp";
+            return MON_PARSE_RUN;
+        }
+        if (p[chars] != ':')
+            break;
+        p += chars + 1;
+    }
+    return fail("-accel: invalid accelerator '%s' (bt, interp)", list);
+}
+
+HANDLER(set_accel) {
+    char text[64];
+    if (!property(arg, "accel", text, sizeof text))
+        first_item(arg, text, sizeof text);
+    if (!strcmp(text, "help") || !strcmp(text, "?")) {
+        printf("Accelerators supported in ringfold binary:\n"
+               "bt       ring compression and binary translation (default; alias: tcg)\n"
+               "interp   the reference interpreter\n");
+        return MON_PARSE_DONE;
+    }
+    return choose_accel(o, text);
+}
+
+HANDLER(set_machine) {
+    static const char *const names[] = {"pc", "q35", "isapc", "microvm", "none"};
+    char text[64];
+    if (!property(arg, "type", text, sizeof text))
+        first_item(arg, text, sizeof text);
+    if (!strcmp(text, "help") || !strcmp(text, "?")) {
+        printf("Supported machines are:\n"
+               "pc                   Standard PC (i440FX + PIIX, 1996) (default)\n");
+        return MON_PARSE_DONE;
+    }
+    char accel[64];
+    if (property(arg, "accel", accel, sizeof accel) &&
+        choose_accel(o, accel) != MON_PARSE_RUN)
+        return MON_PARSE_ERROR;
+    bool good = strchr(text, '=') || !strncmp(text, "pc-i440fx", 9);
+    for (unsigned i = 0; i < ARRAY_LEN(names); i++)
+        if (!strcmp(text, names[i])) {
+            good = true;
+            if (i)
+                log_warn("-machine %s: the machine is always 'pc'", text);
+        }
+    return good ? MON_PARSE_RUN
+                : fail("-machine: unsupported machine type '%s' (use -machine help)", text);
+}
+
+HANDLER(set_smp) {
+    char text[64];
+    if (!property(arg, "cpus", text, sizeof text))
+        first_item(arg, text, sizeof text);
+    u64 cpus;
+    if (!parse_unsigned(text, 1u << 20, &cpus) || !cpus)
+        return fail("-smp: '%s' is not a number of CPUs", arg);
+    if (cpus != 1)
+        return fail("-smp: the machine has one CPU, not %llu", (unsigned long long)cpus);
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_display) {
+    char text[64];
+    first_item(arg, text, sizeof text);
+    if (strcmp(text, "none"))
+        log_warn("-%s %s: there is no display", row->name, text);
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_none_only) {
+    char text[64];
+    first_item(arg, text, sizeof text);
+    if (strcmp(text, "none") && strcmp(text, "null"))
+        log_warn("-%s %s has no effect here", row->name, text);
+    return MON_PARSE_RUN;
+}
+
+static bool parse_chardev(const char *arg, struct mon_chardev_option *out) {
+    *out = (struct mon_chardev_option){.kind = MON_CHR_NULL};
+    if (!strncmp(arg, "mon:", 4)) {
+        out->mux = true;
+        arg += 4;
+    }
+    if (!strcmp(arg, "stdio"))
+        out->kind = MON_CHR_STDIO;
+    else if (!strcmp(arg, "none"))
+        out->kind = MON_CHR_NONE;
+    else if (!strncmp(arg, "file:", 5) && arg[5]) {
+        out->kind = MON_CHR_FILE;
+        out->path = arg + 5;
+    } else if (strcmp(arg, "null") && strcmp(arg, "vc"))
+        return false;
+    return true;
+}
+
+HANDLER(set_serial) {
+    struct mon_chardev_option c;
+    if (!parse_chardev(arg, &c))
+        return fail("-serial: '%s' is not supported (stdio, mon:stdio, file:PATH, null, none)",
+                    arg);
+    if (o->serial_count == ARRAY_LEN(o->serial))
+        return fail("-serial: the machine has %zu serial ports", ARRAY_LEN(o->serial));
+    o->serial[o->serial_count++] = c;
+    return MON_PARSE_RUN;
+}
+HANDLER(set_monitor) {
+    if (!parse_chardev(arg, &o->monitor) || o->monitor.kind == MON_CHR_FILE)
+        return fail("-monitor: '%s' is not supported (stdio, null, none)", arg);
+    return MON_PARSE_RUN;
+}
+HANDLER(set_debugcon) {
+    if (!parse_chardev(arg, &o->debugcon))
+        return fail("-debugcon: '%s' is not supported (stdio, file:PATH, null, none)", arg);
+    return MON_PARSE_RUN;
+}
+
+static enum mon_parse_result device_number(const char *arg, const char *key, u64 max, u64 *out) {
+    char text[32];
+    if (property(arg, key, text, sizeof text) && (!parse_unsigned(text, max, out) || !*out))
+        return fail("-device: '%s' is not a value for %s", text, key);
+    return MON_PARSE_RUN;
+}
+
+HANDLER(add_device) {
+    char name[64];
+    if (!property(arg, "driver", name, sizeof name))
+        first_item(arg, name, sizeof name);
+    if (!strcmp(name, "help") || !strcmp(name, "?")) {
+        printf("name \"isa-debug-exit\", bus ISA\nname \"pc-testdev\", bus ISA\n");
+        return MON_PARSE_DONE;
+    }
+    if (!strcmp(name, "pc-testdev")) {
+        o->testdev = true;
+        return MON_PARSE_RUN;
+    }
+    if (strcmp(name, "isa-debug-exit"))
+        return fail("-device %s: '%s' is not a valid device model name", arg, name);
+    u64 base = o->debug_exit_iobase, size = o->debug_exit_iosize;
+    if (device_number(arg, "iobase", 0xffff, &base) != MON_PARSE_RUN ||
+        device_number(arg, "iosize", 8, &size) != MON_PARSE_RUN)
+        return MON_PARSE_ERROR;
+    o->debug_exit = true;
+    o->debug_exit_iobase = (u16)base;
+    o->debug_exit_iosize = (u8)size;
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_gdb) {
+    if (!strcmp(arg, "none")) {
+        o->gdb_port = 0;
+        return MON_PARSE_RUN;
+    }
+    char text[128];
+    first_item(arg, text, sizeof text);
+    const char *colon = strrchr(text, ':');
+    u64 port;
+    if (strncmp(text, "tcp:", 4) || !colon || !parse_unsigned(colon + 1, 65535, &port) || !port)
+        return fail("-gdb: '%s' is not supported (tcp::PORT)", arg);
+    o->gdb_port = (u16)port;
+    return MON_PARSE_RUN;
+}
+HANDLER(set_gdb_default) { return o->gdb_port = 1234, MON_PARSE_RUN; }
+
+HANDLER(set_trace) {
+    const char *bad = NULL;
+    if (!trace_parse(arg, &bad))
+        return fail("-d: unknown category '%.*s' (-d help lists them)",
+                    (int)strcspn(bad ? bad : arg, ","), bad ? bad : arg);
+    o->trace_list = arg;
+    return strstr(arg, "help") ? MON_PARSE_DONE : MON_PARSE_RUN;
+}
+
+HANDLER(set_rtc) {
+    char text[64];
+    if (!property(arg, "base", text, sizeof text) || !strcmp(text, "utc"))
+        return MON_PARSE_RUN;
+    struct tm tm = {0};
+    if (!strcmp(text, "localtime")) {
+        time_t now = time(NULL);
+        localtime_r(&now, &tm);
+        o->rtc_epoch_s = (i64)timegm(&tm);
+    } else {
+        char *end = strptime(text, strchr(text, 'T') ? "%Y-%m-%dT%H:%M:%S" : "%Y-%m-%d", &tm);
+        if (!end || *end)
+            return fail("-rtc: '%s' is not a date (YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS)", text);
+        o->rtc_epoch_s = (i64)timegm(&tm);
+    }
+    o->rtc_set = true;
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_icount) {
+    char text[256];
+    u64 shift = 0;
+    if (property(arg, "shift", text, sizeof text) && strcmp(text, "auto") &&
+        !parse_unsigned(text, 10, &shift))
+        return fail("-icount: '%s' is not a shift (0 to 10)", text);
+    o->icount = true;
+    o->icount_shift = (u8)shift;
+    if (property(arg, "rr", text, sizeof text)) {
+        bool record = !strcmp(text, "record");
+        if (!record && strcmp(text, "replay"))
+            return fail("-icount: rr must be record or replay, not '%s'", text);
+        if (!property(arg, "rrfile", text, sizeof text))
+            return fail("-icount: rr needs rrfile=PATH");
+        o->rr = record ? MON_RR_RECORD : MON_RR_REPLAY;
+        o->rr_file = strdup(text);
+    }
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_echr) {
+    u64 code;
+    if (!parse_unsigned(arg, 255, &code))
+        return fail("-echr: '%s' is not a character code", arg);
+    o->escape_char = (u8)code;
+    return MON_PARSE_RUN;
+}
+
+HANDLER(switch_off) {
+    static const struct {
+        const char *name;
+        size_t offset;
+    } rows[] = {
+        {"no-chain", offsetof(struct bt_config, chain)},
+        {"no-retstack", offsetof(struct bt_config, retstack)},
+        {"no-icache", offsetof(struct bt_config, icache)},
+        {"no-adapt", offsetof(struct bt_config, adapt)},
+        {"no-foresight", offsetof(struct bt_config, foresight)},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
+        if (!strcmp(row->name, rows[i].name))
+            *(bool *)((u8 *)&o->bt + rows[i].offset) = false;
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_hot) {
+    u64 n;
+    if (!parse_unsigned(arg, 1u << 30, &n))
+        return fail("-hot: '%s' is not a number of executions", arg);
+    o->bt.hot_threshold = (u32)n;
+    return MON_PARSE_RUN;
+}
+
+HANDLER(set_cache) {
+    u64 bytes;
+    if (!mon_parse_size(arg, 1 << 20, &bytes))
+        return fail("-cache: '%s' is not a size", arg);
+    if (bytes < MIN_CACHE_BYTES || bytes > MAX_CACHE_BYTES)
+        return fail("-cache: '%s' is out of range: %llu MiB to %llu MiB", arg,
+                    MIN_CACHE_BYTES >> 20, MAX_CACHE_BYTES >> 20);
+    o->bt.cache_bytes = bytes;
+    return MON_PARSE_RUN;
+}
+
+HANDLER(print_version) {
+    /* The second form is what scripts that drive QEMU look for. */
+    printf("ringfold version " RINGFOLD_VERSION " (QEMU emulator version " QEMU_VERSION
+           " compatible command line)\n");
+    return MON_PARSE_DONE;
+}
+
+HANDLER(print_help);
+
+/* ---- The table ---- */
+static const struct option_row options[] = {
+    {"h", NO_ARG, print_help, " or -help     display this help and exit"},
+    {"help", NO_ARG, print_help, NULL},
+    {"version", NO_ARG, print_version, "        display version information and exit"},
+    {"machine", ARG, set_machine,
+     " [type=]name[,prop[=value][,...]]\n                selects emulated machine ('-machine help' "
+     "for list); accel=bt|interp"},
+    {"M", ARG, set_machine, NULL},
+    {"cpu", ARG, set_cpu,
+     " cpu        select CPU ('-cpu help' for list); NAME,-feature,+feature"},
+    {"accel", ARG, set_accel,
+     " [accel=]accelerator\n                select accelerator (bt or interp; use 'help' for a "
+     "list)"},
+    {"smp", ARG, set_smp, " [cpus=]n    set the number of CPUs to 'n' (1)"},
+    {"m", ARG, set_memory,
+     " [size=]megs  configure guest RAM (default 128M; suffixes K, M, G)"},
+    {"k", ARG, warn_ignored, NULL},
+    {"name", ARG, accept_silently, " string      set the name of the guest (ignored)"},
+    {"device", ARG, add_device,
+     " driver[,prop[=value][,...]]\n                add device: isa-debug-exit[,iobase=N][,iosize=N]"
+     ", pc-testdev"},
+    {"kernel", ARG, set_kernel,
+     " bzImage use 'bzImage' as kernel image (Linux bzImage or Multiboot)"},
+    {"append", ARG, set_append, " cmdline use 'cmdline' as kernel command line"},
+    {"initrd", ARG, set_initrd,
+     " file    use 'file' as initial ram disk (Multiboot: \"file args,file2 args\")"},
+    {"display", ARG, set_display, " none   there is no display"},
+    {"nographic", NO_ARG, set_nographic,
+     "      serial port and console on standard input and output"},
+    {"vga", ARG, set_display, " none       there is no VGA"},
+    {"serial", ARG, set_serial,
+     " dev     redirect the serial port to char device 'dev':\n                stdio, mon:stdio, "
+     "file:PATH, null, none"},
+    {"monitor", ARG, set_monitor, " dev    redirect the console to char device 'dev': stdio, none"},
+    {"debugcon", ARG, set_debugcon, " dev   redirect the debug console (port e9h)"},
+    {"echr", ARG, set_echr, " chr       set terminal escape character instead of ctrl-a"},
+    {"nodefaults", NO_ARG, set_nodefaults, "     don't create default devices"},
+    {"no-user-config", NO_ARG, accept_silently, "\n                don't load user-provided config "
+                                                "files (there are none)"},
+    {"no-reboot", NO_ARG, set_no_reboot, "      exit instead of rebooting"},
+    {"no-shutdown", NO_ARG, set_no_shutdown, "    stop before shutdown"},
+    {"rtc", ARG, set_rtc, " base=utc|localtime|<datetime>\n                set the RTC base"},
+    {"icount", ARG, set_icount,
+     " [shift=N][,rr=record|replay,rrfile=<filename>]\n                deterministic virtual time: "
+     "2^N ns per instruction"},
+    {"S", NO_ARG, set_paused,
+     "              freeze CPU at startup (use 'c' to start execution)"},
+    {"gdb", ARG, set_gdb, " dev        accept gdb connection on 'dev': tcp::PORT"},
+    {"s", NO_ARG, set_gdb_default, "              shorthand for -gdb tcp::1234"},
+    {"d", ARG, set_trace,
+     " item1,...    enable logging of specified items (use '-d help' for a list)"},
+    {"D", ARG, set_trace_file, " logfile      output log to logfile (default stderr)"},
+    {"pidfile", ARG, set_pidfile, " file   write PID to 'file'"},
+    /* Ringfold's own. */
+    {"stats", NO_ARG, set_stats, "          print counters at exit"},
+    {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},
+    {"lockstep", NO_ARG, set_lockstep,
+     "       run every unit in the interpreter too, stop at the first difference"},
+    {"no-chain", NO_ARG, switch_off, "       do not link translated units"},
+    {"no-retstack", NO_ARG, switch_off, "    do not pair calls and returns"},
+    {"no-icache", NO_ARG, switch_off, "      no inline caches for indirect branches"},
+    {"no-adapt", NO_ARG, switch_off, "       do not rewrite sites that keep faulting"},
+    {"no-foresight", NO_ARG, switch_off, "   do not map pages before they are touched"},
+    {"hot", ARG, set_hot, " N          translate code at its N-th execution"},
+    {"cache", ARG, set_cache, " size     size of the translation cache"},
+    /* Already so. */
+    {"no-fd-bootchk", NO_ARG, accept_silently, NULL},
+    {"no-hpet", NO_ARG, accept_silently, NULL},
+    {"boot", ARG, accept_silently, NULL},
+    {"net", ARG, set_none_only, NULL},
+    {"nic", ARG, set_none_only, NULL},
+    {"parallel", ARG, set_none_only, NULL},
+    {"msg", ARG, accept_silently, NULL},
+    {"uuid", ARG, accept_silently, NULL},
+    {"sandbox", ARG, accept_silently, NULL},
+    {"action", ARG, warn_ignored, NULL},
+    {"no-acpi", NO_ARG, warn_ignored, NULL},
+    {"usb", NO_ARG, warn_ignored, NULL},
+    {"vnc", ARG, set_none_only, NULL},
+    {"spice", ARG, warn_ignored, NULL},
+    {"audio", ARG, warn_ignored, NULL},
+    {"audiodev", ARG, warn_ignored, NULL},
+    {"full-screen", NO_ARG, warn_ignored, NULL},
+    {"qmp", ARG, set_none_only, NULL},
+    {"qmp-pretty", ARG, set_none_only, NULL},
+    {"bios", ARG, warn_ignored, NULL},
+    {"L", ARG, warn_ignored, NULL},
+    {"global", ARG, warn_ignored, NULL},
+    {"object", ARG, warn_ignored, NULL},
+    {"mem-path", ARG, warn_ignored, NULL},
+    {"mem-prealloc", NO_ARG, warn_ignored, NULL},
+    {"overcommit", ARG, warn_ignored, NULL},
+    {"compat", ARG, warn_ignored, NULL},
+    {"seed", ARG, warn_ignored, NULL},
+    {"trace", ARG, warn_ignored, NULL},
+    {"dfilter", ARG, warn_ignored, NULL},
+    {"singlestep", NO_ARG, warn_ignored, NULL},
+    {"smbios", ARG, warn_ignored, NULL},
+    {"fw_cfg", ARG, warn_ignored, NULL},
+    {"watchdog-action", ARG, warn_ignored, NULL},
+    {"snapshot", NO_ARG, warn_ignored, NULL},
+    {"numa", ARG, warn_ignored, NULL},
+    /* What asks for something that is not there. */
+    {"enable-kvm", NO_ARG, not_supported, NULL},
+    {"daemonize", NO_ARG, not_supported, NULL},
+    {"chardev", ARG, not_supported, NULL},
+    {"mon", ARG, not_supported, NULL},
+    {"netdev", ARG, not_supported, NULL},
+    {"virtfs", ARG, not_supported, NULL},
+    {"fsdev", ARG, not_supported, NULL},
+    {"usbdevice", ARG, not_supported, NULL},
+    {"loadvm", ARG, not_supported, NULL},
+    {"incoming", ARG, not_supported, NULL},
+    {"dtb", ARG, not_supported, NULL},
+    {"drive", ARG, disks_not_supported, NULL},
+    {"blockdev", ARG, disks_not_supported, NULL},
+    {"hda", ARG, disks_not_supported, NULL},
+    {"hdb", ARG, disks_not_supported, NULL},
+    {"hdc", ARG, disks_not_supported, NULL},
+    {"hdd", ARG, disks_not_supported, NULL},
+    {"fda", ARG, disks_not_supported, NULL},
+    {"fdb", ARG, disks_not_supported, NULL},
+    {"cdrom", ARG, disks_not_supported, NULL},
+    {"pflash", ARG, disks_not_supported, NULL},
+    {"sd", ARG, disks_not_supported, NULL},
+    {"mtdblock", ARG, disks_not_supported, NULL},
+};
+
+HANDLER(print_help) {
+    print_version(o, row, arg);
+    printf("usage: ringfold [options]\n\nStandard options:\n");
+    for (unsigned i = 0; i < ARRAY_LEN(options); i++)
+        if (options[i].help)
+            printf("-%s%s\n", options[i].name, options[i].help);
+    printf("\nDuring emulation, the following keys are useful (-nographic, -serial mon:stdio):\n"
+           "ctrl-a h        print this help\n"
+           "ctrl-a x        end the virtual machine\n"
+           "ctrl-a c        switch between the console and the serial port\n"
+           "ctrl-a ctrl-a   send ctrl-a\n");
+    return MON_PARSE_DONE;
+}
+
+static const struct option_row *find_option(const char *name) {
+    for (unsigned i = 0; i < ARRAY_LEN(options); i++)
+        if (!strcmp(options[i].name, name))
+            return &options[i];
+    return NULL;
+}
+
+static void set_defaults(struct mon_options *o) {
+    memset(o, 0, sizeof *o);
+    o->accel = "bt";
+    o->ram_bytes = DEFAULT_RAM_BYTES;
+    o->debug_exit_iobase = 0x501;
+    o->debug_exit_iosize = 2;
+    o->escape_char = 1;
+    bt_config_default(&o->bt);
+}
+
+/* Fills in what the options leave open, and rejects what does not go together. */
+static enum mon_parse_result finish(struct mon_options *o) {
+    if (!o->kernel) {
+        if (o->append)
+            return fail("-append only allowed with -kernel option");
+        if (o->initrd)
+            return fail("-initrd only allowed with -kernel option");
+        return fail("no kernel: use -kernel FILE (there is no BIOS to boot a disk)");
+    }
+    bool serial_uses_stdio = false;
+    for (unsigned i = 0; i < o->serial_count; i++)
+        serial_uses_stdio |= o->serial[i].kind == MON_CHR_STDIO;
+    /* Without a display the serial port is the console unless the user says otherwise. */
+    if (!o->serial_count && (o->nographic || !o->nodefaults)) {
+        bool console = o->monitor.kind == MON_CHR_DEFAULT;
+        o->serial[o->serial_count++] = (struct mon_chardev_option){
+            .kind = o->monitor.kind == MON_CHR_STDIO ? MON_CHR_NULL : MON_CHR_STDIO,
+            .mux = console};
+    } else if (o->nographic && o->monitor.kind == MON_CHR_DEFAULT && !serial_uses_stdio) {
+        o->monitor.kind = MON_CHR_STDIO;
+    }
+    unsigned users = o->monitor.kind == MON_CHR_STDIO;
+    for (unsigned i = 0; i < o->serial_count; i++)
+        users += o->serial[i].kind == MON_CHR_STDIO;
+    if (users > 1)
+        return fail("cannot use stdio by multiple character devices");
+    o->bt.icount = o->icount;
+    if (o->bt.lockstep)
+        o->accel = "bt";
+    return MON_PARSE_RUN;
+}
+
+enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_options *o) {
+    set_defaults(o);
+    for (int i = 1; i < argc; i++) {
+        const char *text = argv[i];
+        if (text[0] != '-' || !text[1])
+            return disks_not_supported(o, &(struct option_row){.name = "hda"}, text);
+        const char *name = text + 1 + (text[1] == '-');
+        const struct option_row *row = find_option(name);
+        if (!row)
+            return fail("%s: invalid option", text);
+        const char *arg = NULL;
+        if (row->arg == ARG) {
+            if (i + 1 == argc)
+                return fail("%s: requires an argument", text);
+            arg = argv[++i];
+        }
+        enum mon_parse_result r = row->handle(o, row, arg);
+        if (r != MON_PARSE_RUN)
+            return r;
+    }
+    return finish(o);
+}

@@ -1,0 +1,41 @@
+/*
+ * terminal.c: raw mode while the guest has the keyboard, and the way back on every way out. The
+ * terminal belongs to the process, hence the one piece of process-wide state here.
+ */
+#include "monitor/monitor.h"
+#include "monitor/terminal.h"
+
+#include <stdlib.h>
+#include <termios.h>
+#include <unistd.h>
+
+static struct termios saved;
+static volatile bool is_raw;
+
+void mon_terminal_restore_sigsafe(void) {
+    if (is_raw) {
+        is_raw = false;
+        tcsetattr(0, TCSANOW, &saved);
+    }
+}
+
+bool mon_terminal_raw(bool keep_signals) {
+    if (!isatty(0) || tcgetpgrp(0) != getpgrp() || tcgetattr(0, &saved) != 0)
+        return false;
+    static bool registered;
+    if (!registered) {
+        atexit(mon_terminal_restore_sigsafe);
+        registered = true;
+    }
+    struct termios t = saved;
+    t.c_iflag &= ~(tcflag_t)(IGNBRK | BRKINT | PARMRK | ISTRIP | INLCR | IGNCR | ICRNL | IXON);
+    t.c_oflag |= OPOST;
+    t.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | IEXTEN);
+    if (!keep_signals)
+        t.c_lflag &= ~(tcflag_t)ISIG;
+    t.c_cflag = (t.c_cflag & ~(tcflag_t)(CSIZE | PARENB)) | CS8;
+    t.c_cc[VMIN] = 1;
+    t.c_cc[VTIME] = 0;
+    is_raw = true;
+    return tcsetattr(0, TCSANOW, &t) == 0;
+}

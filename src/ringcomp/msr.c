@@ -1,0 +1,271 @@
+/*
+ * msr.c: model-specific registers, one table row each: number, kind, and what may be written. What
+ * has no row does not exist and raises #GP(0). SDM volume 4, chapter 2 "Model-Specific Registers";
+ * the set is that of family 6, model 1Ch (volume 4, section 2.3).
+ */
+#include "ringcomp/rc_internal.h"
+
+enum msr_kind {
+    MSR_CONSTANT,  /* reads as `value`; a write is ignored */
+    MSR_READ_ONLY, /* reads as `value`; a write is #GP(0) */
+    MSR_FIELD32,
+    MSR_FIELD64,
+    MSR_TSC,
+    MSR_APICBASE,
+    MSR_MISC_ENABLE,
+    MSR_PAT,
+    MSR_EFER,
+    MSR_MTRR_CAP,
+    MSR_MTRR_DEFTYPE,
+    MSR_MTRR_FIXED,
+    MSR_MTRR_VARIABLE
+};
+
+struct msr_row {
+    u32 first, last;
+    enum msr_kind kind;
+    u32 offset; /* in struct cpu, for FIELD kinds */
+    u64 value;  /* constant, or mask of writable bits (others raise #GP) */
+};
+
+#define MTRR_FIXED_ROW(msr, index)                                                                 \
+    { msr, msr, MSR_MTRR_FIXED, index, 0 }
+
+static const struct msr_row rows[] = {
+    {0x0, 0x1, MSR_CONSTANT, 0, 0},               /* P5_MC_ADDR, P5_MC_TYPE */
+    {0x10, 0x10, MSR_TSC, 0, 0},                  /* IA32_TIME_STAMP_COUNTER */
+    {0x17, 0x17, MSR_READ_ONLY, 0, 0},            /* IA32_PLATFORM_ID */
+    {0x1b, 0x1b, MSR_APICBASE, 0, 0},             /* IA32_APIC_BASE */
+    {0x2a, 0x2a, MSR_CONSTANT, 0, 0},             /* MSR_EBL_CR_POWERON */
+    {0x3a, 0x3a, MSR_READ_ONLY, 0, 1},            /* IA32_FEATURE_CONTROL: locked */
+    {0x79, 0x79, MSR_CONSTANT, 0, 0},             /* IA32_BIOS_UPDT_TRIG */
+    {0x8b, 0x8b, MSR_CONSTANT, 0, 0x10700000000}, /* IA32_BIOS_SIGN_ID: revision 107h */
+    {0xcd, 0xcd, MSR_READ_ONLY, 0, 1},            /* MSR_FSB_FREQ: 133 MHz */
+    {0xfe, 0xfe, MSR_MTRR_CAP, 0, 0},             /* IA32_MTRRCAP */
+    {0x174, 0x174, MSR_FIELD32, offsetof(struct cpu, sysenter_cs), 0xffffffff},
+    {0x175, 0x175, MSR_FIELD32, offsetof(struct cpu, sysenter_esp), 0xffffffff},
+    {0x176, 0x176, MSR_FIELD32, offsetof(struct cpu, sysenter_eip), 0xffffffff},
+    {0x179, 0x179, MSR_READ_ONLY, 0, 0},   /* IA32_MCG_CAP: no banks */
+    {0x17a, 0x17a, MSR_CONSTANT, 0, 0},    /* IA32_MCG_STATUS */
+    {0x198, 0x198, MSR_READ_ONLY, 0, 0},   /* IA32_PERF_STATUS */
+    {0x199, 0x19c, MSR_CONSTANT, 0, 0},    /* PERF_CTL, clock modulation, thermal */
+    {0x1a0, 0x1a0, MSR_MISC_ENABLE, 0, 0}, /* IA32_MISC_ENABLE */
+    {0x1d9, 0x1d9, MSR_FIELD64, offsetof(struct cpu, msr_debugctl), 0x1fc3},
+    {0x1db, 0x1de, MSR_CONSTANT, 0, 0},       /* last branch and exception records */
+    {0x200, 0x20f, MSR_MTRR_VARIABLE, 0, 0},  /* IA32_MTRR_PHYSBASE0..PHYSMASK7 */
+    MTRR_FIXED_ROW(0x250, 0),                 /* IA32_MTRR_FIX64K_00000 */
+    MTRR_FIXED_ROW(0x258, 1),                 /* FIX16K_80000 */
+    MTRR_FIXED_ROW(0x259, 2),                 /* FIX16K_A0000 */
+    {0x268, 0x26f, MSR_MTRR_FIXED, 3, 0},     /* FIX4K_C0000..F8000 */
+    {0x277, 0x277, MSR_PAT, 0, 0},            /* IA32_PAT */
+    {0x2ff, 0x2ff, MSR_MTRR_DEFTYPE, 0, 0},   /* IA32_MTRR_DEF_TYPE */
+    {0xc0000080, 0xc0000080, MSR_EFER, 0, 0}, /* IA32_EFER */
+};
+
+#define F1_EDX_APIC BIT(9)
+#define F1_EDX_SEP BIT(11)
+#define F1_EDX_MTRR BIT(12)
+#define F1_EDX_PAT BIT(16)
+
+/* CPUID bit (leaf 1 EDX) that a kind or number depends on; 0: always there. */
+static u32 needed_feature(const struct msr_row *row) {
+    switch (row->kind) {
+    case MSR_APICBASE:
+        return F1_EDX_APIC;
+    case MSR_PAT:
+        return F1_EDX_PAT;
+    case MSR_MTRR_CAP:
+    case MSR_MTRR_DEFTYPE:
+    case MSR_MTRR_FIXED:
+    case MSR_MTRR_VARIABLE:
+        return F1_EDX_MTRR;
+    case MSR_FIELD32:
+        return F1_EDX_SEP;
+    default:
+        return 0;
+    }
+}
+
+static const struct msr_row *find_row(const struct cpu *cpu, u32 msr) {
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+        const struct msr_row *row = &rows[i];
+        if (msr < row->first || msr > row->last)
+            continue;
+        if (row->kind == MSR_EFER && !cpu->model->has_nx)
+            return NULL;
+        u32 needed = needed_feature(row);
+        return (cpu->model->f1_edx & needed) == needed ? row : NULL;
+    }
+    return NULL;
+}
+
+/* ---- Reading ---- */
+
+/* Eight variable ranges, the fixed ones, and write combining. */
+#define MTRR_CAP_VALUE 0x508
+/* Branch trace store and precise sampling unavailable: read-only ones. */
+#define MISC_ENABLE_FIXED (BIT(11) | BIT(12))
+
+static u64 read_row(struct cpu *cpu, const struct msr_row *row, u32 msr) {
+    const u8 *field = (const u8 *)cpu + row->offset;
+    u32 index = msr - row->first;
+    switch (row->kind) {
+    case MSR_FIELD32:
+        return load32(field);
+    case MSR_FIELD64:
+        return load64(field);
+    case MSR_TSC:
+        return rc_tsc(cpu);
+    case MSR_APICBASE:
+        return cpu->msr_apicbase;
+    case MSR_MISC_ENABLE:
+        return cpu->msr_misc_enable | MISC_ENABLE_FIXED;
+    case MSR_PAT:
+        return cpu->msr_pat;
+    case MSR_EFER:
+        return cpu->efer;
+    case MSR_MTRR_CAP:
+        return MTRR_CAP_VALUE;
+    case MSR_MTRR_DEFTYPE:
+        return cpu->msr_mtrr_deftype;
+    case MSR_MTRR_FIXED:
+        return cpu->msr_mtrr_fixed[row->offset + index];
+    case MSR_MTRR_VARIABLE:
+        return cpu->msr_mtrr_var[index];
+    default:
+        return row->value;
+    }
+}
+
+bool rc_rdmsr(struct cpu *cpu) {
+    u32 msr = (u32)cpu->gpr[R_ECX];
+    if (!rc_is_cpl0(cpu))
+        return false;
+    const struct msr_row *row = find_row(cpu, msr);
+    if (!row)
+        return rc_gp0(cpu);
+    u64 value = read_row(cpu, row, msr);
+    cpu->gpr[R_EAX] = (u32)value;
+    cpu->gpr[R_EDX] = value >> 32;
+    return true;
+}
+
+/* ---- Writing; each false without side effect means #GP(0) ---- */
+
+/* Memory types: SDM volume 3, section 11.12.2, table 11-10 (7, UC-, in the PAT only). */
+static bool types_ok(u64 value, u32 allowed) {
+    for (unsigned i = 0; i < 8; i++) {
+        u32 type = value >> (8 * i) & 0xff;
+        if (type > 7 || !(allowed >> type & 1))
+            return false;
+    }
+    return true;
+}
+#define MTRR_TYPES 0x73u
+#define PAT_TYPES 0xf3u
+
+static u64 phys_mask(const struct cpu *cpu) {
+    const struct cpuid_leaf *l = rc_find_leaf(cpu->model, 0x80000008u, 0);
+    unsigned bits = l ? l->eax & 0xff : 36;
+    return bits >= 32 && bits <= 52 ? BIT64(bits) - 1 : BIT64(36) - 1;
+}
+
+/* SDM volume 3, section 10.4.4 "Local APIC Status and Location": BSP is read-only, x2APIC absent.
+ */
+static bool write_apicbase(struct cpu *cpu, u64 value) {
+    const u64 bsp = BIT(8), enable = BIT(11);
+    if (value & ~((phys_mask(cpu) & ~0xfffull) | bsp | enable))
+        return false;
+    cpu->msr_apicbase = (value & ~bsp) | (cpu->msr_apicbase & bsp);
+    return true;
+}
+
+/* Bits that software may change; others keep their value, so that a guest's "set what the BIOS
+ * left" does not fault. XD-disable (34) stays clear. */
+static bool write_misc_enable(struct cpu *cpu, u64 value) {
+    const u64 writable =
+        BIT(0) | BIT(3) | BIT(10) | BIT(13) | BIT(16) | BIT(18) | BIT(20) | BIT(22) | BIT(23);
+    cpu->msr_misc_enable = (cpu->msr_misc_enable & ~writable) | (value & writable);
+    return true;
+}
+
+static bool write_efer(struct cpu *cpu, u64 value) {
+    if (value & ~(u64)EFER_NXE)
+        return false;
+    bool changed = (value ^ cpu->efer) & EFER_NXE;
+    cpu->efer = value;
+    if (changed)
+        mmu_mode_changed(cpu);
+    return true;
+}
+
+/* SDM volume 3, section 11.11.2 "Setting Memory Ranges with MTRRs". */
+static bool write_mtrr_variable(struct cpu *cpu, u32 index, u64 value) {
+    u64 page = phys_mask(cpu) & ~0xfffull;
+    bool is_mask = index & 1;
+    if (value & ~(page | (is_mask ? BIT(11) : 0xff)))
+        return false;
+    if (!is_mask && ((value & 0xff) > 7 || !(MTRR_TYPES >> (value & 0xff) & 1)))
+        return false;
+    cpu->msr_mtrr_var[index] = value;
+    return true;
+}
+static bool write_mtrr_deftype(struct cpu *cpu, u64 value) {
+    if ((value & ~0xcffull) || (value & 0xff) > 7 || !(MTRR_TYPES >> (value & 0xff) & 1))
+        return false;
+    cpu->msr_mtrr_deftype = value;
+    return true;
+}
+
+static bool write_row(struct cpu *cpu, const struct msr_row *row, u32 msr, u64 value) {
+    u8 *field = (u8 *)cpu + row->offset;
+    u32 index = msr - row->first;
+    switch (row->kind) {
+    case MSR_CONSTANT:
+        return true;
+    case MSR_FIELD32:
+        store32(field, (u32)value);
+        return true;
+    case MSR_FIELD64:
+        if (value & ~row->value)
+            return false;
+        store64(field, value);
+        return true;
+    case MSR_TSC:
+        cpu->tsc_offset += value - rc_tsc(cpu);
+        return true;
+    case MSR_APICBASE:
+        return write_apicbase(cpu, value);
+    case MSR_MISC_ENABLE:
+        return write_misc_enable(cpu, value);
+    case MSR_PAT:
+        if (!types_ok(value, PAT_TYPES))
+            return false;
+        cpu->msr_pat = value;
+        return true;
+    case MSR_EFER:
+        return write_efer(cpu, value);
+    case MSR_MTRR_DEFTYPE:
+        return write_mtrr_deftype(cpu, value);
+    case MSR_MTRR_FIXED:
+        if (!types_ok(value, MTRR_TYPES))
+            return false;
+        cpu->msr_mtrr_fixed[row->offset + index] = value;
+        return true;
+    case MSR_MTRR_VARIABLE:
+        return write_mtrr_variable(cpu, index, value);
+    default:
+        return false;
+    }
+}
+
+bool rc_wrmsr(struct cpu *cpu) {
+    u32 msr = (u32)cpu->gpr[R_ECX];
+    u64 value = (u32)cpu->gpr[R_EAX] | (u64)(u32)cpu->gpr[R_EDX] << 32;
+    if (!rc_is_cpl0(cpu))
+        return false;
+    const struct msr_row *row = find_row(cpu, msr);
+    if (!row || !write_row(cpu, row, msr, value))
+        return rc_gp0(cpu);
+    return true;
+}

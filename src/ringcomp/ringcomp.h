@@ -1,0 +1,104 @@
+/*
+ * ringcomp.h: everything about privilege. Virtual CPL, segments and their cached descriptors,
+ * gates and interrupt delivery, IRET, task switches, SYSENTER/SYSEXIT, control and debug registers,
+ * MSRs and CPUID.
+ *
+ * All functions act on the architectural state in struct cpu. Those returning bool return false
+ * with cpu->fault filled and the architectural state unchanged, unless said otherwise; eip is never
+ * advanced by a failing function. "next_eip" is the address of the following instruction.
+ */
+#ifndef RINGFOLD_RINGCOMP_RINGCOMP_H
+#define RINGFOLD_RINGCOMP_RINGCOMP_H
+
+#include "base/base.h"
+#include "base/cpu.h"
+
+/* ---- Segments (segment.c) ---- */
+
+/* Loads ES, SS, DS, FS or GS as MOV/POP/LES.. do: protected, real and V86 mode. CS is not loaded
+ * this way. SDM volume 2, MOV; volume 3, section 5.5 "Privilege Levels". */
+bool rc_load_segment(struct cpu *cpu, enum seg seg, u16 selector);
+bool rc_lldt(struct cpu *cpu, u16 selector);
+bool rc_ltr(struct cpu *cpu, u16 selector);
+/* LAR, LSL: *ok is the resulting ZF; value written only if *ok. VERR/VERW: *ok is ZF. They only
+ * fault on page faults while reading the tables. */
+bool rc_lar(struct cpu *cpu, u16 selector, bool *ok, u32 *value);
+bool rc_lsl(struct cpu *cpu, u16 selector, bool *ok, u32 *value);
+bool rc_verify(struct cpu *cpu, u16 selector, bool for_write, bool *ok);
+
+/* Limit, type and presence check of an access of `bytes` at seg:offset and its linear address.
+ * Raises #GP(0), or #SS(0) for SS. Flat segments pass at once. access: MMU_READ/MMU_WRITE bits. */
+bool rc_linear(struct cpu *cpu, enum seg seg, u32 offset, unsigned bytes, bool write, u32 *lin);
+/* True for an expand-up, writable (readable for CS), present data segment of base 0 and limit 4
+ * GiB. */
+bool rc_segment_is_flat(const struct segment *s);
+/* True when limit is 4 GiB, usable and writable (base may be anything). */
+bool rc_segment_is_unlimited(const struct segment *s);
+
+/* ---- Far transfers (transfer.c) ---- */
+/* op_bytes 2 or 4. They set CS, EIP (and SS:ESP, CPL) on success. */
+bool rc_far_jump(struct cpu *cpu, u16 selector, u32 offset, unsigned op_bytes, u32 next_eip);
+bool rc_far_call(struct cpu *cpu, u16 selector, u32 offset, unsigned op_bytes, u32 next_eip);
+bool rc_far_return(struct cpu *cpu, unsigned op_bytes, u32 release_bytes);
+bool rc_iret(struct cpu *cpu, unsigned op_bytes, u32 next_eip);
+bool rc_sysenter(struct cpu *cpu);
+bool rc_sysexit(struct cpu *cpu);
+/* The stack as PUSH/POP see it (SS.B, limit, page rights); bytes 2 or 4. */
+bool rc_push(struct cpu *cpu, u32 value, unsigned bytes);
+bool rc_pop(struct cpu *cpu, u32 *value, unsigned bytes);
+
+/* ---- Interrupts and exceptions (deliver.c) ---- */
+enum rc_event {
+    RC_EXTERNAL,  /* INTR: EXT=1 in error codes */
+    RC_EXCEPTION, /* fault or trap raised by an instruction: EXT=1 */
+    RC_SOFTWARE,  /* INT n: gate DPL checked, IOPL in V86 */
+    RC_SOFT_TRAP, /* INT3, INTO: gate DPL checked, no IOPL check */
+    RC_ICEBP,     /* INT1 */
+    RC_NMI
+};
+/* One attempt to deliver through IVT or IDT; the return address is return_eip. False: the fault
+ * that occurred during delivery. */
+bool rc_deliver(struct cpu *cpu, u8 vector, enum rc_event event, bool has_error, u32 error,
+                u32 return_eip);
+/* Delivers cpu->fault for the instruction at cpu->eip, with double- and triple-fault rules (SDM
+ * volume 3, section 6.15, "Interrupt 8-Double Fault Exception"). Sets cpu->shutdown on a triple
+ * fault. CR2 is loaded for #PF; RF is set in the pushed image for faults. */
+void rc_deliver_fault(struct cpu *cpu);
+/* Delivers an external interrupt or NMI at an instruction boundary, with the same rules. Clears
+ * halted. */
+void rc_deliver_external(struct cpu *cpu, u8 vector);
+/* True when an external interrupt may be delivered now: IF set, no shadow. */
+static inline bool rc_interruptible(const struct cpu *cpu) {
+    return (cpu->eflags & F_IF) && !cpu->shadow;
+}
+
+/* ---- Flags (flags.c) ---- */
+/* POPF image rules by CPL and IOPL (and VME-less V86): returns the new eflags, or #GP. */
+bool rc_popf(struct cpu *cpu, u32 image, unsigned op_bytes);
+/* The image PUSHF stores (RF and VM clear); #GP in V86 with IOPL<3. */
+bool rc_pushf(struct cpu *cpu, u32 *image);
+bool rc_cli(struct cpu *cpu);
+bool rc_sti(struct cpu *cpu); /* sets the STI shadow when IF was clear */
+
+/* ---- System registers (sysreg.c) ---- */
+bool rc_write_cr(struct cpu *cpu, unsigned n, u32 value); /* CR0, CR2, CR3, CR4; others #UD */
+bool rc_read_cr(struct cpu *cpu, unsigned n, u32 *value);
+bool rc_lmsw(struct cpu *cpu, u16 value);
+bool rc_write_dr(struct cpu *cpu, unsigned n, u32 value);
+bool rc_read_dr(struct cpu *cpu, unsigned n, u32 *value);
+bool rc_rdmsr(struct cpu *cpu); /* ECX -> EDX:EAX; unknown #GP(0) */
+bool rc_wrmsr(struct cpu *cpu);
+bool rc_rdtsc(struct cpu *cpu); /* EDX:EAX; CR4.TSD */
+bool rc_rdpmc(struct cpu *cpu);
+void rc_cpuid(struct cpu *cpu); /* from cpu->model; OSXSAVE etc. follow CR4 */
+/* Port access rights: IOPL and the TSS bitmap. */
+bool rc_check_io(struct cpu *cpu, u16 port, unsigned bytes);
+/* #GP(0) unless CPL is 0 (or real mode). */
+bool rc_require_cpl0(struct cpu *cpu);
+
+/* ---- Tasks (task.c) ---- */
+enum rc_task_cause { RC_TASK_JUMP, RC_TASK_CALL, RC_TASK_IRET, RC_TASK_EVENT };
+bool rc_task_switch(struct cpu *cpu, u16 tss_selector, enum rc_task_cause cause, u32 next_eip,
+                    bool has_error, u32 error);
+
+#endif
