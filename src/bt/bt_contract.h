@@ -41,6 +41,8 @@
 #define HOT_CR4 HOT(128)
 #define HOT_SELECTORS HOT(132)    /* u16[6] in MOV Sreg order */
 #define HOT_ARG2 HOT(144)
+#define HOT_CALLOUT_RETURN HOT(152) /* where a returning callout goes back to */
+#define HOT_STUB_CALLOUT_RETURNING HOT(160)
 
 /* The view's jump table: 2^VIEW_BITS host addresses indexed by the low bits of the guest EIP. */
 #define VIEW_BITS 14

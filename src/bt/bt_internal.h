@@ -55,6 +55,7 @@ struct bt_hot {
     u32 cr0, cr2, cr3, cr4;
     u16 selectors[6];
     u32 arg2;
+    u64 callout_return, stub_callout_returning;
     /* From here on for C only. */
     struct bt *bt;
     volatile u32 kick;
@@ -97,6 +98,8 @@ HOT_ASSERT(HOT_CR3, cr3);
 HOT_ASSERT(HOT_CR4, cr4);
 HOT_ASSERT(HOT_SELECTORS, selectors);
 HOT_ASSERT(HOT_ARG2, arg2);
+HOT_ASSERT(HOT_CALLOUT_RETURN, callout_return);
+HOT_ASSERT(HOT_STUB_CALLOUT_RETURNING, stub_callout_returning);
 
 static inline struct bt_hot *bt_hot(const struct cpu *cpu) {
     return (struct bt_hot *)cpu->engine_area;
@@ -391,7 +394,7 @@ bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa);
 void bt_publish(struct bt *bt, u32 unit);
 u32 bt_enter(struct cpu *cpu, const void *code);
 extern const u8 bt_stub_callout[], bt_stub_return_miss[], bt_stub_indirect_miss[];
-extern const u8 bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
+extern const u8 bt_stub_callout_returning[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
 extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
 bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes);
 void bt_remove_fault_handlers(struct bt *bt);

@@ -22,7 +22,8 @@ void hot_load_flags(struct cpu *cpu) {
     u32 f = cpu->eflags;
     hot->flags16 = (u16)(((f & 0xd5) << 8) | ((f >> 11) & 1));
     hot->flag_if = f & F_IF;
-    hot->flag_rest = (f & ~(u32)(F_ARITH | F_IF)) | F_FIXED;
+    /* RF lasts for one instruction, and none here looks at it. */
+    hot->flag_rest = (f & ~(u32)(F_ARITH | F_IF | F_RF)) | F_FIXED;
 }
 
 void hot_store_flags(struct cpu *cpu) {

@@ -62,9 +62,15 @@ restore:
         mov     CPU_GPR+8*7(%r15), %rdi
         jmp     *%r11
 
-/* From translated code: r8d = argument, r9d = callout. Called or jumped to. */
-        .globl bt_stub_callout
+/* From translated code: r8d = argument, r9d = callout. The returning kind is called; its return
+ * address leaves the return stack at once, or a callout that does not come back would leave there a
+ * frame that is no continuation. */
+        .globl bt_stub_callout_returning
         .p2align 4
+bt_stub_callout_returning:
+        pop     %r10
+        mov     %r10, HOT_CALLOUT_RETURN(%r15)
+        .globl bt_stub_callout
 bt_stub_callout:
         mov     %rax, CPU_GPR+8*0(%r15)
         mov     %rcx, CPU_GPR+8*1(%r15)
@@ -89,7 +95,7 @@ bt_stub_callout:
         mov     %rax, %r11
         ja      resume
         mov     HOT_RETURN_RSP(%r15), %rsp
-        pop     %r11
+        mov     HOT_CALLOUT_RETURN(%r15), %r11
         jmp     restore
 
 /* The fault handler lands here: guest registers already stored, rsp = HOT_HOST_RSP, r15 = cpu. */

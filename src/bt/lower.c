@@ -213,7 +213,7 @@ void lower_callout(struct translation *t, unsigned callout, u32 arg, bool return
     emit_mov_imm32(e, H_R8, arg);
     emit_mov_imm32(e, H_R9, callout);
     emit_op_mem(e, (struct host_op){.opcode = 0xff, .reg = returns ? 2 : 4},
-                hot_mem(HOT_STUB_CALLOUT));
+                hot_mem(returns ? HOT_STUB_CALLOUT_RETURNING : HOT_STUB_CALLOUT));
 }
 
 void lower_emulate(struct translation *t, u32 eip) {

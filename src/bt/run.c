@@ -48,6 +48,7 @@ static void init_hot(struct bt *bt) {
     struct bt_hot *hot = bt_hot(bt->cpu);
     *hot = (struct bt_hot){.bt = bt,
                            .stub_callout = (u64)bt_stub_callout,
+                           .stub_callout_returning = (u64)bt_stub_callout_returning,
                            .stub_return_miss = (u64)bt_stub_return_miss,
                            .stub_indirect_miss = (u64)bt_stub_indirect_miss,
                            .sti_poll = (u64)&hot->sti_poll,
@@ -90,6 +91,11 @@ struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err,
     }
     bt->cpu = cpu;
     bt->config = *config;
+    /* Both need units that run straight to their end. */
+    if (config->lockstep || config->icount)
+        bt->config.retstack = false;
+    if (config->lockstep)
+        bt->config.chain = bt->config.icache = false;
     bt->cache_fd = -1;
     bt->stats = &bt->counters;
     bt->user_view = BT_NONE;

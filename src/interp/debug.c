@@ -2,8 +2,9 @@
  * debug.c: the slow path of memory accesses, where segment faults, alignment checks and data
  * breakpoints live. SDM volume 3, section 17.2 "Debug Registers".
  *
- * DEVIATION: data breakpoints and alignment checks see the operands of integer instructions and near
- * stack accesses, not those of x87/MMX/SSE instructions, descriptor tables and interrupt frames.
+ * DEVIATION: data breakpoints and alignment checks see the operands of integer instructions and
+ * near stack accesses, not those of x87/MMX/SSE instructions, descriptor tables and interrupt
+ * frames.
  */
 #include "interp/interp_internal.h"
 

@@ -40,8 +40,12 @@ static bool has_feature(const struct cpu *cpu, unsigned feature) {
 }
 
 /* String MOVSD and CMPSD share their names with SSE2 instructions. */
-static exec_fn bind_movsd(const struct insn *in) { return in->map == 0 ? exec_movs : NULL; }
-static exec_fn bind_cmpsd(const struct insn *in) { return in->map == 0 ? exec_cmps : NULL; }
+static exec_fn bind_movsd(const struct insn *in) {
+    return in->map == 0 ? exec_movs : NULL;
+}
+static exec_fn bind_cmpsd(const struct insn *in) {
+    return in->map == 0 ? exec_cmps : NULL;
+}
 
 struct row {
     exec_fn exec;
@@ -49,10 +53,14 @@ struct row {
     u8 feature;
 };
 #define M(name) [ZYDIS_MNEMONIC_##name]
-#define EXEC(fn) {.exec = exec_##fn}
-#define FEAT(fn, need) {.exec = exec_##fn, .feature = FEAT_##need}
-#define BIND(fn) {.bind = bind_##fn}
+#define EXEC(fn)                                                                                   \
+    { .exec = exec_##fn }
+#define FEAT(fn, need)                                                                             \
+    { .exec = exec_##fn, .feature = FEAT_##need }
+#define BIND(fn)                                                                                   \
+    { .bind = bind_##fn }
 
+/* clang-format off: a table */
 static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     /* arithmetic and logic */
     M(ADD) = BIND(add), M(OR) = BIND(or), M(ADC) = BIND(adc), M(SBB) = BIND(sbb),
@@ -128,6 +136,7 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     M(CLWB) = FEAT(clflush, CLWB), M(RDRAND) = FEAT(rdrand, RDRAND),
     M(RDSEED) = FEAT(rdrand, RDSEED), M(CLAC) = FEAT(clac, SMAP), M(STAC) = FEAT(stac, SMAP),
     M(LFENCE) = FEAT(nop, SSE2), M(MFENCE) = FEAT(nop, SSE2), M(SFENCE) = FEAT(nop, SSE)};
+/* clang-format on */
 
 enum ex exec_hostfp(struct interp *it, struct cpu *cpu, const struct insn *in) {
     return hostfp_execute(it->fp, cpu, in) ? EX_NEXT : EX_FAULT;

@@ -220,7 +220,8 @@ enum interp_result interp_run(struct interp *it, struct cpu *cpu, u64 max_insns,
     if (!stop)
         stop = &never;
     while (cpu->insn_count < end && !*stop) {
-        /* The engine looks again after each of these: an interrupt may be due when a shadow ends. */
+        /* The engine looks again after each of these: an interrupt may be due when a shadow ends.
+         */
         if (needs_care(cpu))
             return step_careful(it, cpu);
         struct decoded *d = fetch(it, cpu);

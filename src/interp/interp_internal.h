@@ -325,7 +325,8 @@ enum { DR7_ANY_ENABLE = 0xff, DR6_BS = 1 << 14 };
 #define INTERP_EXEC_FUNCTIONS(X)                                                                   \
     /* alu.c */                                                                                    \
     X(exec_neg)                                                                                    \
-    X(exec_not) X(exec_cmpxchg) X(exec_xadd) /* shift.c */                                         \
+    X(exec_not)                                                                                    \
+    X(exec_cmpxchg) X(exec_xadd) /* shift.c */                                                     \
         X(exec_rol) X(exec_ror) X(exec_rcl) X(exec_rcr) X(exec_shl) X(exec_shr) X(exec_sar)        \
             X(exec_shld) X(exec_shrd)                     /* muldiv.c */                           \
         X(exec_mul) X(exec_imul) X(exec_div) X(exec_idiv) /* bit.c */                              \
@@ -355,8 +356,9 @@ enum { DR7_ANY_ENABLE = 0xff, DR6_BS = 1 << 14 };
         X(exec_hostfp)
 #define INTERP_BIND_FUNCTIONS(X)                                                                   \
     X(bind_add)                                                                                    \
-    X(bind_or) X(bind_adc) X(bind_sbb) X(bind_and) X(bind_sub) X(bind_xor) X(bind_cmp)             \
-        X(bind_test) X(bind_inc) X(bind_dec) X(bind_mov) X(bind_jcc)
+    X(bind_or)                                                                                     \
+    X(bind_adc) X(bind_sbb) X(bind_and) X(bind_sub) X(bind_xor) X(bind_cmp) X(bind_test)           \
+        X(bind_inc) X(bind_dec) X(bind_mov) X(bind_jcc)
 
 #define X(name) enum ex name(struct interp *it, struct cpu *cpu, const struct insn *in);
 INTERP_EXEC_FUNCTIONS(X)

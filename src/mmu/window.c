@@ -1,10 +1,12 @@
 /*
- * window.c: which window is current, what a host fault in it means, and what the architecture's
- * events do to the windows. A window is a very large TLB: it may hold any translation that was true
- * when last revalidated, and revalidation happens exactly where the architecture flushes.
+ * window.c: which window is current, what a host fault in it means, and what
+ * the architecture's events do to the windows. A window is a very large TLB: it
+ * may hold any translation that was true when last revalidated, and
+ * revalidation happens exactly where the architecture flushes.
  *
- * The user window of a CR3 is chosen and revalidated when ring 3 is next entered, not at the CR3
- * load: kernels load CR3 more often than they return to another process.
+ * The user window of a CR3 is chosen and revalidated when ring 3 is next
+ * entered, not at the CR3 load: kernels load CR3 more often than they return to
+ * another process.
  */
 #include "mmu/window.h"
 
@@ -13,7 +15,6 @@
 #include <stdlib.h>
 
 #define NO_PROGRESS_FAULTS 3
-#define DEFAULT_EXTRA_RUNS 3
 
 /* ---- Creation ---- */
 
@@ -54,7 +55,7 @@ bool mmu_windows_create_sized(struct cpu *cpu, unsigned users, unsigned regions,
     ws->stale = true;
     ws->mode = mode_bits(cpu);
     ws->foresight = true;
-    ws->extra_runs = DEFAULT_EXTRA_RUNS;
+
     ws->pool_regions = regions;
     ws->pool = hosted_alloc((u64)regions * sizeof *ws->pool);
     ws->rmap = hosted_alloc((mmu->ram_bytes >> PAGE_SHIFT) * sizeof *ws->rmap);
@@ -121,7 +122,8 @@ static u64 user_key(const struct cpu *cpu) {
     return cpu->cr4 & CR4_PAE ? (cpu->cr3 & ~0x1fu) | 2 : (cpu->cr3 & ~PAGE_OFFSET_MASK) | 1;
 }
 
-/* The window of this address space: its own, else a free one, else the least recently used. */
+/* The window of this address space: its own, else a free one, else the least
+ * recently used. */
 static struct window *choose_user(struct mmu_windows *ws, u64 key) {
     struct window *oldest = NULL;
     for (unsigned i = 1; i <= ws->users; i++) {
@@ -178,8 +180,8 @@ bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin)
 
 /* ---- Faults ---- */
 
-/* The guest may be in a loop that the mapping cannot satisfy, for a reason the books do not know:
- * emulating one instruction always makes progress. */
+/* The guest may be in a loop that the mapping cannot satisfy, for a reason the
+ * books do not know: emulating one instruction always makes progress. */
 static bool no_progress(struct mmu_windows *ws, u32 lin) {
     if (ws->last_lin != lin) {
         ws->last_lin = lin;
@@ -191,7 +193,8 @@ static bool no_progress(struct mmu_windows *ws, u32 lin) {
     return true;
 }
 
-/* Fills, making room as long as that can help: first with foresight, at last the one page. */
+/* Fills, making room as long as that can help: first with foresight, at last
+ * the one page. */
 static bool fill(struct cpu *cpu, struct window *w, u32 lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
     enum fill_result result = region_fill(cpu, w, lin, false);
@@ -199,7 +202,8 @@ static bool fill(struct cpu *cpu, struct window *w, u32 lin) {
         windows_make_room(ws, w);
         result = region_fill(cpu, w, lin, tries >= ws->users + 1);
     }
-    if (result == FILL_HOST_FAILED) { /* the host is short of mappings: give many back, once more */
+    if (result == FILL_HOST_FAILED) { /* the host is short of mappings: give many
+                                         back, once more */
         windows_make_room(ws, w);
         result = region_fill(cpu, w, lin, true);
     }
@@ -261,7 +265,8 @@ bool mmu_fetch(struct cpu *cpu, struct glin lin, bool user, struct gpa *out) {
         return true;
     struct window *w = current_window(cpu, user);
     if (!region_note_fetch(cpu, w, (u32)lin.v))
-        w->epoch++; /* not remembered, so void at once: never reached while the pool holds a region
+        w->epoch++; /* not remembered, so void at once: never reached while the pool
+                     * holds a region
                      */
     return true;
 }
@@ -275,8 +280,9 @@ void mmu_windows_cr3_loaded(struct cpu *cpu) {
     window_revalidate(cpu, &ws->window[0], cpu->cr4 & CR4_PGE, false);
 }
 
-/* A change of CR4.PGE alone is how kernels flush global pages, one of CR0.WP how they patch
- * read-only text: both keep the format of the tables, so revalidation does. */
+/* A change of CR4.PGE alone is how kernels flush global pages, one of CR0.WP
+ * how they patch read-only text: both keep the format of the tables, so
+ * revalidation does. */
 void mmu_windows_mode_changed(struct cpu *cpu) {
     struct mmu_windows *ws = cpu->mmu->windows;
     u64 changed = ws->mode ^ mode_bits(cpu), soft = CR0_WP | (u64)CR4_PGE << 32;
@@ -341,12 +347,13 @@ static const char *check_page(const struct cpu *cpu, const struct window *w,
 
 static const char *check_region(const struct cpu *cpu, const struct window *w,
                                 const struct shadow_region *r, i64 *writable) {
-    u32 live = 0, weak = 0;
+    u32 live = 0, weak = 0, parked = 0;
     for (u32 i = 0; i < REGION_PAGES; i++) {
         u32 half = i / half_pages(cpu);
-        const char *bad = r->host[i] ? check_page(cpu, w, r, i) : NULL;
+        const char *bad = r->host[i] & HOST_P ? check_page(cpu, w, r, i) : NULL;
         if (bad)
             return bad;
+        parked += !!(r->host[i] & HOST_PARKED);
         if (!region_page_live(r, i))
             continue;
         live++;
@@ -355,7 +362,7 @@ static const char *check_region(const struct cpu *cpu, const struct window *w,
         if (i < r->lo[half] || i > r->hi[half])
             return "a live page lies outside the compared range";
     }
-    if (live != r->live || weak != w->weak[r->slot])
+    if (live != r->live || parked != r->parked || weak != w->weak[r->slot])
         return "a region's counts are wrong";
     return live ? NULL : "an empty region was kept";
 }

@@ -1,9 +1,11 @@
 /*
- * window.h: what the files of the window machinery share. window.c decides, window_region.c keeps
- * the books of each 4 MiB, window_hosted.c alone talks to the host: replacing it by one that writes
- * real page-table entries gives the metal substrate.
+ * window.h: what the files of the window machinery share. window.c decides,
+ * window_region.c keeps the books of each 4 MiB, window_hosted.c alone talks to
+ * the host: replacing it by one that writes real page-table entries gives the
+ * metal substrate.
  *
- * Nothing here allocates after mmu_windows_create: the host fault handler runs through all of it.
+ * Nothing here allocates after mmu_windows_create: the host fault handler runs
+ * through all of it.
  */
 #ifndef RINGFOLD_MMU_WINDOW_H
 #define RINGFOLD_MMU_WINDOW_H
@@ -20,8 +22,18 @@
 #define WINDOWS_DEFAULT_USERS 48u
 #define WINDOWS_DEFAULT_REGIONS 1024u
 
-/* What the host maps at one page: 0 for nothing, else frame << 2 | HOST_W | HOST_P. */
-enum { HOST_P = 1, HOST_W = 2, HOST_FRAME_SHIFT = 2, HOST_NEXT_FRAME = 1 << HOST_FRAME_SHIFT };
+/* What the host maps at one page: 0 for nothing, else frame << 3 with HOST_P
+ * and perhaps HOST_W, or with HOST_PARKED: the mapping is there but
+ * inaccessible. Parking a page takes a third of the time that unmapping takes,
+ * and so does making it accessible again. */
+enum {
+    HOST_P = 1,
+    HOST_W = 2,
+    HOST_PARKED = 4,
+    HOST_RIGHTS = 7,
+    HOST_FRAME_SHIFT = 3,
+    HOST_NEXT_FRAME = 1 << HOST_FRAME_SHIFT
+};
 static inline u32 host_frame(u32 host) {
     return host >> HOST_FRAME_SHIFT;
 }
@@ -29,14 +41,16 @@ static inline u32 host_frame(u32 host) {
 /* Flags of a live page (one that is mapped or fetched from). */
 enum { PAGE_FETCHED = 1, PAGE_GLOBAL = 2 };
 
-/* The books of 4 MiB of one window. "Half" is what one PDE covers: 4 MiB with 32-bit paging (only
- * half 0 is used), 2 MiB with PAE. snapshot holds the page-table entries as they were when the
- * pages were filled; entries of pages that are not live mean nothing, but those between lo and hi
- * are kept near the truth so that the common comparison is one memcmp. */
+/* The books of 4 MiB of one window. "Half" is what one PDE covers: 4 MiB with
+ * 32-bit paging (only half 0 is used), 2 MiB with PAE. snapshot holds the
+ * page-table entries as they were when the pages were filled; entries of pages
+ * that are not live mean nothing, but those between lo and hi are kept near the
+ * truth so that the common comparison is one memcmp. */
 struct shadow_region {
-    u16 slot;         /* linear address >> 22 */
-    u16 list_index;   /* in window.list */
-    u16 live;         /* pages mapped or fetched */
+    u16 slot;       /* linear address >> 22 */
+    u16 list_index; /* in window.list */
+    u16 live;       /* pages mapped or fetched; parked ones do not count */
+    u16 parked;
     u16 next_free;    /* pool index + 1 */
     u16 lo[2], hi[2]; /* per half: first and last page ever live; lo > hi: none */
     u64 pde[2];
@@ -59,12 +73,12 @@ struct window {
     u16 weak[WINDOW_REGIONS];   /* live pages that are not global, by slot */
 };
 
-/* Writable mappings of one physical page: how many, and where the latest were made. Hints may be
- * stale, the count never is. */
+/* Writable mappings of one physical page: how many, and where the latest were
+ * made. Hints may be stale, the count never is. */
 struct rmap {
     u32 kernel_page, user_page; /* linear page numbers */
     u16 user_window;
-    u16 writable;
+    u32 writable;
 };
 
 struct mmu_windows {
@@ -77,8 +91,8 @@ struct mmu_windows {
     u32 maps, map_limit;
     u32 last_lin; /* no-progress detector */
     unsigned last_repeats;
-    bool foresight;      /* map neighbours too */
-    unsigned extra_runs; /* foresight: discontiguous runs mapped besides the faulting one */
+    bool foresight; /* map neighbours too */
+
     u64 reserve_base, reserve_bytes, first_base;
     struct shadow_region *pool;
     unsigned pool_regions;
@@ -98,7 +112,7 @@ static inline struct shadow_region *window_region(struct mmu_windows *ws, const 
     return index ? &ws->pool[index - 1] : NULL;
 }
 static inline bool region_page_live(const struct shadow_region *r, u32 i) {
-    return r->host[i] || (r->flags[i] & PAGE_FETCHED);
+    return (r->host[i] & HOST_P) || (r->flags[i] & PAGE_FETCHED);
 }
 
 /* ---- window_region.c ---- */
@@ -123,41 +137,47 @@ static inline u64 load_entry(const u8 *table, u32 i, u32 bytes) {
 }
 enum half_kind half_kind_of(const struct cpu *cpu, u64 pde);
 
-/* What the window should map at lin by the guest's tables, without side effects: 0 where nothing,
- * A=0 included. */
+/* What the window should map at lin by the guest's tables, without side
+ * effects: 0 where nothing, A=0 included. */
 u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin);
 
 enum fill_result { FILL_DONE, FILL_NO_ROOM, FILL_HOST_FAILED };
-/* Maps the page of lin, which the tables grant with A=1, and its neighbours by foresight; only the
- * page itself when `alone`. */
+/* Maps the page of lin, which the tables grant with A=1, and its neighbours by
+ * foresight; only the page itself when `alone`. */
 enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool alone);
-/* Remembers that code is fetched from the page of lin, just walked. False when the books are full.
+/* Remembers that code is fetched from the page of lin, just walked. False when
+ * the books are full.
  */
 bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin);
-/* Brings the window in line with the guest's tables. Global pages of the kernel window are skipped
- * when `skip_global`; `force` re-examines entries that did not change. */
+/* Brings the window in line with the guest's tables. Global pages of the kernel
+ * window are skipped when `skip_global`; `force` re-examines entries that did
+ * not change. */
 void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool force);
 void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin);
 /* Unmaps everything in one host call. */
 void window_drop(struct mmu_windows *ws, struct window *w);
-/* Gives host mappings and regions back by dropping the least valuable window; `keep` goes last. */
+/* Gives host mappings and regions back by dropping the least valuable window;
+ * `keep` goes last. */
 void windows_make_room(struct mmu_windows *ws, struct window *keep);
 
 /* ---- window_hosted.c: false when the host refuses (ENOMEM) ---- */
 
 bool hosted_reserve(struct mmu_windows *ws, unsigned windows);
 void hosted_release(struct mmu_windows *ws);
-/* populate: also fill in the host's own page tables, sparing a minor fault per page. */
-bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable,
-                bool populate);
-bool hosted_protect(u64 host, u64 bytes, bool writable);
+bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable);
+/* rights: HOST_P, HOST_P | HOST_W or HOST_PARKED. Only parking may cover pages
+ * never mapped. */
+bool hosted_protect(u64 host, u64 bytes, u32 rights);
 bool hosted_unmap(u64 host, u64 bytes);
-void hosted_populate(u64 host, u64 bytes);
+/* Spares the minor faults of the page and of up to 15 neighbours mapped in the
+ * same call. */
+void hosted_populate(u64 host);
 u32 hosted_map_limit(void);
 /* Zeroed memory that takes host pages only where touched; NULL on failure. */
 void *hosted_alloc(u64 bytes);
 void hosted_free(void *p, u64 bytes);
-/* Compares the host kernel's list of mappings with the books; NULL or a description. Tests only. */
+/* Compares the host kernel's list of mappings with the books; NULL or a
+ * description. Tests only. */
 const char *hosted_check(struct mmu_windows *ws, char *text, size_t text_bytes);
 
 #endif

@@ -1,17 +1,19 @@
 /*
- * window_region.c: the books of a window. For each 4 MiB with anything mapped: what the host maps
- * at each page, the guest's entries it was filled from, and the one routine (apply) that changes
- * host mappings, in as few calls as it can, keeping books, mapping count and reverse map in step.
+ * window_region.c: the books of a window. For each 4 MiB with anything mapped:
+ * what the host maps at each page, the guest's entries it was filled from, and
+ * the one routine (apply) that changes host mappings, in as few calls as it
+ * can, keeping books, mapping count and reverse map in step.
  *
- * Rule: a snapshot entry of a live page is the entry its mapping came from. Whoever refreshes the
- * entry first brings mapping and fetch mark in line with it.
+ * Rule: a snapshot entry of a live page is the entry its mapping came from.
+ * Whoever refreshes the entry first brings mapping and fetch mark in line with
+ * it.
  */
 #include "mmu/window.h"
 
-/* Changed frames that one revalidation of a half maps anew instead of unmapping: the price is the
- * same, but unmapping batches across a run and mapping does not. */
+/* Changed frames that one revalidation of a half maps anew instead of
+ * unmapping: the price is the same, but unmapping batches across a run and
+ * mapping does not. */
 #define REMAPS_PER_HALF 8
-#define POPULATE_BYTES 0x10000u
 
 /* ---- The guest's tables ---- */
 
@@ -75,7 +77,8 @@ u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin) {
     return host_value(cpu, w, &x);
 }
 
-/* ---- Counting mappings: the kernel merges neighbours that continue each other ---- */
+/* ---- Counting mappings: the kernel merges neighbours that continue each other
+ * ---- */
 
 static u32 host_at(struct mmu_windows *ws, const struct window *w, u32 page) {
     const struct shadow_region *r = window_region(ws, w, page / REGION_PAGES);
@@ -120,10 +123,12 @@ static void set_page(struct mmu_windows *ws, struct window *w, struct shadow_reg
                      u32 host, u8 flags) {
     u32 old = r->host[i];
     u8 old_flags = r->flags[i];
-    bool was = old || (old_flags & PAGE_FETCHED), is = host || (flags & PAGE_FETCHED);
+    bool was = (old & HOST_P) || (old_flags & PAGE_FETCHED);
+    bool is = (host & HOST_P) || (flags & PAGE_FETCHED);
     if (!is)
         flags = 0;
     r->live += is - was;
+    r->parked += !!(host & HOST_PARKED) - !!(old & HOST_PARKED);
     w->weak[r->slot] += (is && !(flags & PAGE_GLOBAL)) - (was && !(old_flags & PAGE_GLOBAL));
     if (old != host) {
         if (old & HOST_W)
@@ -151,7 +156,7 @@ static struct shadow_region *region_get(struct cpu *cpu, struct window *w, u32 s
     ws->free_region = r->next_free;
     r->slot = (u16)slot;
     r->list_index = w->count;
-    r->live = 0;
+    r->live = r->parked = 0;
     memset(r->host, 0, sizeof r->host);
     memset(r->flags, 0, sizeof r->flags);
     for (u32 half = 0; half < 2; half++) {
@@ -165,7 +170,7 @@ static struct shadow_region *region_get(struct cpu *cpu, struct window *w, u32 s
     return r;
 }
 
-static void region_free(struct mmu_windows *ws, struct window *w, struct shadow_region *r) {
+static void region_release(struct mmu_windows *ws, struct window *w, struct shadow_region *r) {
     u16 last = w->list[--w->count];
     w->list[r->list_index] = last;
     window_region(ws, w, last)->list_index = r->list_index;
@@ -177,59 +182,77 @@ static void region_free(struct mmu_windows *ws, struct window *w, struct shadow_
 void window_drop(struct mmu_windows *ws, struct window *w) {
     if (!w->count)
         return;
-    /* No mapping is split here, so only a host without any memory left could refuse. */
+    /* No mapping is split here, so only a host without any memory left could
+     * refuse. */
     bool done = hosted_unmap(w->base, WINDOW_BYTES);
     RF_ASSERT(done);
     while (w->count) {
         struct shadow_region *r = window_region(ws, w, w->list[w->count - 1]);
         for (u32 i = 0; i < REGION_PAGES; i++) {
-            ws->mmu->stat_dropped_pages += r->host[i] != 0;
+            ws->mmu->stat_dropped_pages += r->host[i] & HOST_P;
             if (r->host[i] & HOST_W)
                 ws->rmap[host_frame(r->host[i])].writable--;
         }
         w->weak[r->slot] = 0;
-        region_free(ws, w, r);
+        region_release(ws, w, r);
     }
     ws->maps -= w->maps;
     w->maps = 0;
     w->epoch++;
 }
 
+/* Gives a region back that has nothing live any more; parked pages go in one call. */
+static void region_retire(struct mmu_windows *ws, struct window *w, struct shadow_region *r) {
+    static const u32 nothing[REGION_PAGES];
+    if (r->live)
+        return;
+    if (r->parked) {
+        u32 before = count_boundaries(ws, w, r, 0, REGION_PAGES, r->host);
+        u32 after = count_boundaries(ws, w, r, 0, REGION_PAGES, nothing);
+        if (!hosted_unmap(w->base + ((u64)r->slot << REGION_SHIFT), 1ull << REGION_SHIFT)) {
+            window_drop(ws, w);
+            return;
+        }
+        memcpy(r->host, nothing, sizeof nothing);
+        add_maps(ws, w, after, before);
+    }
+    region_release(ws, w, r);
+}
+
 /* ---- Changing host mappings ---- */
 
-/* The three kinds of call. Each takes the longest run from k on that one call can serve and returns
- * its end, or 0 when the host refused. */
+/* The three kinds of call. Each takes the longest run from k on that one call
+ * can serve and returns its end, or 0 when the host refused. */
 struct change {
     struct mmu_windows *ws;
     struct shadow_region *r;
     u64 host; /* of page 0 of the region */
     u32 first, n;
     const u32 *want;
-    bool populate;
 };
 
-static u32 unmap_run(const struct change *c, u32 k) {
+static u32 park_run(const struct change *c, u32 k) {
     const u32 *old = c->r->host + c->first;
     u32 end = k + 1;
-    for (u32 j = end; j < c->n && !c->want[j]; j++)
-        if (old[j])
+    for (u32 j = end; j < c->n && !(c->want[j] & HOST_P); j++)
+        if (old[j] & HOST_P)
             end = j + 1;
     u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
-    return hosted_unmap(at, (u64)(end - k) * PAGE_BYTES) ? end : 0;
+    return hosted_protect(at, (u64)(end - k) * PAGE_BYTES, HOST_PARKED) ? end : 0;
 }
 
 static u32 protect_run(const struct change *c, u32 k) {
     const u32 *old = c->r->host + c->first, *want = c->want;
-    u32 end = k + 1, writable = want[k] & HOST_W;
+    u32 end = k + 1, rights = want[k] & HOST_RIGHTS;
     for (u32 j = end; j < c->n; j++) {
-        if (!old[j] || !want[j] || host_frame(old[j]) != host_frame(want[j]) ||
-            (want[j] & HOST_W) != writable)
+        if (!old[j] || host_frame(old[j]) != host_frame(want[j]) ||
+            (want[j] & HOST_RIGHTS) != rights)
             break;
         if (old[j] != want[j])
             end = j + 1;
     }
     u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
-    return hosted_protect(at, (u64)(end - k) * PAGE_BYTES, writable) ? end : 0;
+    return hosted_protect(at, (u64)(end - k) * PAGE_BYTES, rights) ? end : 0;
 }
 
 static u32 map_run(const struct change *c, u32 k) {
@@ -239,23 +262,25 @@ static u32 map_run(const struct change *c, u32 k) {
         end++;
     u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
     u64 gpa = (u64)host_frame(want[k]) << PAGE_SHIFT;
-    return hosted_map(c->ws, at, gpa, (u64)(end - k) * PAGE_BYTES, want[k] & HOST_W, c->populate)
-               ? end
-               : 0;
+    return hosted_map(c->ws, at, gpa, (u64)(end - k) * PAGE_BYTES, want[k] & HOST_W) ? end : 0;
 }
 
-/* Makes pages [first, first + n) of the region map want[]. NO_ROOM: nothing was changed.
- * HOST_FAILED: the whole window was dropped, the region is gone. */
+/* Makes pages [first, first + n) of the region map want[], in which what is to
+ * be inaccessible (0) becomes parked where something was mapped. NO_ROOM:
+ * nothing was changed. HOST_FAILED: the whole window was dropped, the region is
+ * gone. */
 static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct shadow_region *r,
-                              u32 first, u32 n, const u32 *want, bool populate) {
+                              u32 first, u32 n, u32 *want) {
     struct change c = {.ws = ws,
                        .r = r,
                        .host = w->base + ((u64)r->slot << REGION_SHIFT),
                        .first = first,
                        .n = n,
-                       .want = want,
-                       .populate = populate};
+                       .want = want};
     u32 *old = r->host + first;
+    for (u32 k = 0; k < n; k++)
+        if (!want[k] && old[k])
+            want[k] = host_frame(old[k]) << HOST_FRAME_SHIFT | HOST_PARKED;
     u32 before = count_boundaries(ws, w, r, first, n, old);
     u32 after = count_boundaries(ws, w, r, first, n, want);
     if (after > before && ws->maps + (after - before) + 2 > ws->map_limit)
@@ -266,8 +291,8 @@ static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct s
             continue;
         }
         u32 end;
-        if (!want[k])
-            end = unmap_run(&c, k);
+        if (!(want[k] & HOST_P))
+            end = park_run(&c, k);
         else if (old[k] && host_frame(old[k]) == host_frame(want[k]))
             end = protect_run(&c, k);
         else
@@ -277,8 +302,8 @@ static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct s
             return FILL_HOST_FAILED;
         }
         for (; k < end; k++) {
-            ws->mmu->stat_pages_filled += !old[k] && want[k];
-            ws->mmu->stat_dropped_pages += old[k] && !want[k];
+            ws->mmu->stat_pages_filled += ~old[k] & want[k] & HOST_P;
+            ws->mmu->stat_dropped_pages += old[k] & ~want[k] & HOST_P;
             set_page(ws, w, r, first + k, want[k], r->flags[first + k]);
         }
     }
@@ -300,7 +325,8 @@ static bool fetch_changed(const struct cpu *cpu, u64 old_pde, u64 new_pde, u64 o
     return (changed & rights) || ((old_leaf ^ new_leaf) & ~(u64)(PTE_W | PTE_D | PTE_G | 0xe00));
 }
 
-/* Refreshes the snapshot entry and flags of page i from the tables as they are now. */
+/* Refreshes the snapshot entry and flags of page i from the tables as they are
+ * now. */
 static void refresh_entry(struct cpu *cpu, struct window *w, struct shadow_region *r, u32 i,
                           const struct half *now) {
     struct mmu_windows *ws = cpu->mmu->windows;
@@ -321,7 +347,8 @@ static void refresh_entry(struct cpu *cpu, struct window *w, struct shadow_regio
     set_page(ws, w, r, i, r->host[i], flags);
 }
 
-/* Widens the compared range of a half to [first, last], copying the entries in between. */
+/* Widens the compared range of a half to [first, last], copying the entries in
+ * between. */
 static void cover(const struct cpu *cpu, struct shadow_region *r, u32 half, const struct half *now,
                   u32 first, u32 last) {
     u32 bytes = entry_bytes(cpu), half_first = half * half_pages(cpu);
@@ -355,31 +382,34 @@ static void plan_large(struct cpu *cpu, struct window *w, u32 lin, u32 pages, u3
     }
 }
 
-/* Foresight: in the aligned run of 16 pages around page i, choose the pages that continue i
- * physically with equal rights, and a few other runs that are not mapped yet. The rest stays. */
+/* May the neighbour at `next` be changed in the same host call as page `at`?
+ * Either both only change rights, or their frames continue each other. */
+static bool same_call(const u32 *old, const u32 *value, u32 at, u32 next) {
+    bool protect = old[at] && host_frame(old[at]) == host_frame(value[at]);
+    if (protect)
+        return old[next] && (value[next] & HOST_RIGHTS) == (value[at] & HOST_RIGHTS) &&
+               host_frame(old[next]) == host_frame(value[next]);
+    u32 steps = (next - at) * HOST_NEXT_FRAME; /* modulo 2^32 when next < at */
+    return value[next] && value[next] == value[at] + steps;
+}
+
+/* Foresight: from the aligned run of 16 pages around page i, take the
+ * neighbours that cost no host call of their own. (One that does costs more
+ * than the hidden fault it may save.) */
 static void plan_run(struct cpu *cpu, struct window *w, const struct shadow_region *r, u32 i,
                      u32 *want) {
-    struct mmu_windows *ws = cpu->mmu->windows;
     u32 start = i & ~(RUN_PAGES - 1), at = i - start, value[RUN_PAGES];
     u32 lin = (u32)r->slot << REGION_SHIFT | start << PAGE_SHIFT;
+    const u32 *old = r->host + start;
     for (u32 k = 0; k < RUN_PAGES; k++) {
         value[k] = region_wanted(cpu, w, lin + (k << PAGE_SHIFT));
-        want[k] = r->host[start + k];
+        want[k] = old[k];
     }
     want[at] = value[at];
-    for (u32 k = at + 1; k < RUN_PAGES && value[k] == value[k - 1] + HOST_NEXT_FRAME; k++)
+    for (u32 k = at + 1; k < RUN_PAGES && same_call(old, value, at, k); k++)
         want[k] = value[k];
-    for (u32 k = at; k-- > 0 && value[k] && value[k] + HOST_NEXT_FRAME == value[k + 1];)
+    for (u32 k = at; k-- > 0 && same_call(old, value, at, k);)
         want[k] = value[k];
-    unsigned runs = 0;
-    for (u32 k = 0; k < RUN_PAGES; k++) {
-        if (want[k] || !value[k])
-            continue;
-        bool continues = k && want[k - 1] && value[k] == want[k - 1] + HOST_NEXT_FRAME;
-        if (!continues && ++runs > ws->extra_runs)
-            break;
-        want[k] = value[k];
-    }
 }
 
 enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool alone) {
@@ -407,21 +437,23 @@ enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool al
         plan_run(cpu, w, r, i, want);
     }
     memcpy(old, r->host + first, MIN(n, RUN_PAGES) * sizeof *old);
-    enum fill_result result = apply(ws, w, r, first, n, want, !large);
+    enum fill_result result = apply(ws, w, r, first, n, want);
     if (result == FILL_HOST_FAILED)
         return result;
     if (result == FILL_DONE) {
         ws->mmu->stat_fills++;
         cover(cpu, r, half, &now, first, first + n - 1);
+        u32 filled = 0;
         /* Pages left as they were keep the entry they came from. */
         for (u32 k = first; k < first + n; k++)
-            if (r->host[k] && (large || k == i || old[k - first] != r->host[k]))
+            if ((r->host[k] & HOST_P) && (large || k == i || old[k - first] != r->host[k])) {
                 refresh_entry(cpu, w, r, k, &now);
-        if (large)
-            hosted_populate(w->base + (lin & ~(POPULATE_BYTES - 1)), POPULATE_BYTES);
+                filled++;
+            }
+        if (large || filled > 1)
+            hosted_populate(w->base + (lin & ~PAGE_OFFSET_MASK));
     }
-    if (!r->live)
-        region_free(ws, w, r);
+    region_retire(ws, w, r);
     return result;
 }
 
@@ -429,7 +461,8 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
     u32 slot = lin >> REGION_SHIFT, i = (lin >> PAGE_SHIFT) % REGION_PAGES;
     u32 half = i / half_pages(cpu);
-    /* A mapping or mark made from another entry than the present one goes first. */
+    /* A mapping or mark made from another entry than the present one goes first.
+     */
     window_revalidate_page(cpu, w, lin);
     struct shadow_region *r = region_get(cpu, w, slot);
     if (!r)
@@ -445,8 +478,8 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
 
 /* ---- Revalidation ---- */
 
-/* The mapping a live page should have after its entry changed. Rights are only ever taken away
- * here: granting is left to the write fault that needs it. */
+/* The mapping a live page should have after its entry changed. Rights are only
+ * ever taken away here: granting is left to the write fault that needs it. */
 static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u32 host,
                        unsigned *remaps) {
     u32 target = region_wanted(cpu, w, lin);
@@ -488,9 +521,16 @@ static bool revalidate_half(struct cpu *cpu, struct window *w, struct shadow_reg
     if (same_pde && now.kind == HALF_LARGE && (now.pde & PTE_W))
         return true; /* forced for CR0.WP, which does not matter here */
     how.skip_global &= same_pde;
+    if (same_pde && !how.force && now.table) { /* look only at what lies between differences */
+        const u8 *table = now.table - half_first * bytes;
+        while (lo < hi && load_entry(table, lo, bytes) == load_entry(r->snapshot, lo, bytes))
+            lo++;
+        while (lo < hi && load_entry(table, hi, bytes) == load_entry(r->snapshot, hi, bytes))
+            hi--;
+    }
     for (u32 i = lo; i <= hi; i++) {
         want[i - lo] = r->host[i];
-        if (!r->host[i] || (how.skip_global && (r->flags[i] & PAGE_GLOBAL)))
+        if (!(r->host[i] & HOST_P) || (how.skip_global && (r->flags[i] & PAGE_GLOBAL)))
             continue;
         u64 leaf = now.table ? load_entry(now.table, i - half_first, bytes) : 0;
         if (same_pde && !how.force && (!now.table || leaf == load_entry(r->snapshot, i, bytes)))
@@ -498,7 +538,7 @@ static bool revalidate_half(struct cpu *cpu, struct window *w, struct shadow_reg
         u32 lin = (u32)r->slot << REGION_SHIFT | i << PAGE_SHIFT;
         want[i - lo] = revalidated(cpu, w, lin, r->host[i], &remaps);
     }
-    if (apply(ws, w, r, lo, hi - lo + 1, want, true) != FILL_DONE) {
+    if (apply(ws, w, r, lo, hi - lo + 1, want) != FILL_DONE) {
         window_drop(ws, w);
         return false;
     }
@@ -514,7 +554,8 @@ static bool revalidate_half(struct cpu *cpu, struct window *w, struct shadow_reg
     return true;
 }
 
-/* A process that replaced its address space shows in its page directory: drop all in one call. */
+/* A process that replaced its address space shows in its page directory: drop
+ * all in one call. */
 static bool mostly_changed(const struct cpu *cpu, struct mmu_windows *ws, const struct window *w) {
     unsigned changed = 0;
     if (w->count < 3)
@@ -544,8 +585,7 @@ void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool
             return;
         if (tables_are_pae(cpu) && !revalidate_half(cpu, w, r, 1, how))
             return;
-        if (!r->live)
-            region_free(ws, w, r);
+        region_retire(ws, w, r);
     }
 }
 
@@ -565,16 +605,17 @@ void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin) {
         if (leaf == load_entry(r->snapshot, i, bytes))
             return;
         unsigned remaps = 0;
-        u32 want =
-            r->host[i] ? revalidated(cpu, w, lin & ~PAGE_OFFSET_MASK, r->host[i], &remaps) : 0;
-        if (apply(ws, w, r, i, 1, &want, true) != FILL_DONE) {
+        u32 want = r->host[i];
+        if (want & HOST_P)
+            want = revalidated(cpu, w, lin & ~PAGE_OFFSET_MASK, want, &remaps);
+        if (apply(ws, w, r, i, 1, &want) != FILL_DONE) {
             window_drop(ws, w);
             return;
         }
         refresh_entry(cpu, w, r, i, &now);
     }
     if (!r->live)
-        region_free(ws, w, r);
+        region_retire(ws, w, r);
 }
 
 /* ---- Code protection ---- */
@@ -586,7 +627,7 @@ static void demote(struct mmu_windows *ws, struct window *w, u32 page, u32 frame
     if (!r || (r->host[i] & HOST_W) == 0 || host_frame(r->host[i]) != frame)
         return;
     u32 want = r->host[i] & ~(u32)HOST_W;
-    if (apply(ws, w, r, i, 1, &want, false) == FILL_NO_ROOM)
+    if (apply(ws, w, r, i, 1, &want) == FILL_NO_ROOM)
         window_drop(ws, w);
 }
 

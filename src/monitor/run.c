@@ -47,6 +47,11 @@ static void handle_emulate(struct vm *vm) {
     handle_interp_result(vm, interp_step(vm->interp, vm->cpu));
 }
 
+/* The guest has just opened the door to an interrupt that waits. */
+static bool interrupt_due(const struct vm *vm) {
+    return rc_interruptible(vm->cpu) && dev_intr_pending(vm->dev);
+}
+
 /* Up to the next taken branch: bt counts how often code is met at its exits. */
 static void handle_cold(struct vm *vm) {
     struct cpu *cpu = vm->cpu;
@@ -58,7 +63,7 @@ static void handle_cold(struct vm *vm) {
     while (max-- && result == INTERP_OK && !vm->stop) {
         u32 eip = cpu->eip;
         result = interp_step(vm->interp, cpu);
-        if (cpu->eip - eip - 1 >= LONGEST_INSN_BYTES)
+        if (cpu->eip - eip - 1 >= LONGEST_INSN_BYTES || interrupt_due(vm))
             break;
     }
     handle_interp_result(vm, result);
@@ -66,13 +71,13 @@ static void handle_cold(struct vm *vm) {
 
 static void handle_mode(struct vm *vm) {
     vm->count.mode_runs++;
-    u64 max = dev_intr_pending(vm->dev) ? 8 : MODE_INSNS;
+    u64 max = MODE_INSNS;
     if (vm->clock.icount)
         max = MIN(max, mon_clock_budget(vm, mon_next_deadline_ns(vm)));
     enum interp_result result = INTERP_OK;
     while (max-- && result == INTERP_OK && !vm->stop) {
         result = interp_step(vm->interp, vm->cpu);
-        if (bt_mode_translatable(vm->cpu))
+        if (bt_mode_translatable(vm->cpu) || interrupt_due(vm))
             break;
     }
     handle_interp_result(vm, result);

@@ -5,7 +5,14 @@
  *
  * All functions act on the architectural state in struct cpu. Those returning bool return false
  * with cpu->fault filled and the architectural state unchanged, unless said otherwise; eip is never
- * advanced by a failing function. "next_eip" is the address of the following instruction.
+ * advanced by a failing function. "next_eip" is the address of the following instruction. The CPU
+ * must have its mmu, model and bus. Accessed bits set in descriptors and page tables before a later
+ * check failed stay set, as on hardware.
+ *
+ * The folder is compiled without floating point and vectors and calls no libc, so translated code
+ * may call it with the guest's x87 and SSE state live in the host's registers.
+ *
+ * DEVIATION: CR4.VME and CR4.PVI are not modelled; a CPU model must not allow them.
  */
 #ifndef RINGFOLD_RINGCOMP_RINGCOMP_H
 #define RINGFOLD_RINGCOMP_RINGCOMP_H
@@ -21,7 +28,7 @@ bool rc_load_segment(struct cpu *cpu, enum seg seg, u16 selector);
 bool rc_lldt(struct cpu *cpu, u16 selector);
 bool rc_ltr(struct cpu *cpu, u16 selector);
 /* LAR, LSL: *ok is the resulting ZF; value written only if *ok. VERR/VERW: *ok is ZF. They only
- * fault on page faults while reading the tables. */
+ * fault on page faults while reading the tables, and with #UD in real and V86 mode. */
 bool rc_lar(struct cpu *cpu, u16 selector, bool *ok, u32 *value);
 bool rc_lsl(struct cpu *cpu, u16 selector, bool *ok, u32 *value);
 bool rc_verify(struct cpu *cpu, u16 selector, bool for_write, bool *ok);
@@ -35,8 +42,10 @@ bool rc_segment_is_flat(const struct segment *s);
 /* True when limit is 4 GiB, usable and writable (base may be anything). */
 bool rc_segment_is_unlimited(const struct segment *s);
 
-/* ---- Far transfers (transfer.c) ---- */
-/* op_bytes 2 or 4. They set CS, EIP (and SS:ESP, CPL) on success. */
+/* ---- Far transfers and the stack (transfer.c, iret.c, stack.c) ---- */
+/* op_bytes 2 or 4. They set CS, EIP (and SS:ESP, CPL) on success. Through a TSS or task gate, and
+ * by IRET with NT, they are task switches: see rc_task_switch() for what failure means then. IRET
+ * ends the blocking of NMIs even when it faults. */
 bool rc_far_jump(struct cpu *cpu, u16 selector, u32 offset, unsigned op_bytes, u32 next_eip);
 bool rc_far_call(struct cpu *cpu, u16 selector, u32 offset, unsigned op_bytes, u32 next_eip);
 bool rc_far_return(struct cpu *cpu, unsigned op_bytes, u32 release_bytes);
@@ -80,7 +89,7 @@ bool rc_pushf(struct cpu *cpu, u32 *image);
 bool rc_cli(struct cpu *cpu);
 bool rc_sti(struct cpu *cpu); /* sets the STI shadow when IF was clear */
 
-/* ---- System registers (sysreg.c) ---- */
+/* ---- System registers (sysreg.c, msr.c) ---- */
 bool rc_write_cr(struct cpu *cpu, unsigned n, u32 value); /* CR0, CR2, CR3, CR4; others #UD */
 bool rc_read_cr(struct cpu *cpu, unsigned n, u32 *value);
 bool rc_lmsw(struct cpu *cpu, u16 value);
@@ -97,6 +106,10 @@ bool rc_check_io(struct cpu *cpu, u16 port, unsigned bytes);
 bool rc_require_cpl0(struct cpu *cpu);
 
 /* ---- Tasks (task.c) ---- */
+/* SDM volume 3, section 7.3 "Task Switching". A fault found before the commit point leaves the old
+ * task; one found after it (bad selectors in the new TSS, a trap bit's #DB, the push of an error
+ * code) has switched already: the state is the new task's and the fault belongs to it, so that the
+ * caller delivers it at cpu->eip either way. next_eip is saved in the old TSS. */
 enum rc_task_cause { RC_TASK_JUMP, RC_TASK_CALL, RC_TASK_IRET, RC_TASK_EVENT };
 bool rc_task_switch(struct cpu *cpu, u16 tss_selector, enum rc_task_cause cause, u32 next_eip,
                     bool has_error, u32 error);

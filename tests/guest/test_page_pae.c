@@ -58,9 +58,9 @@ void test(void) {
     write_cr0(read_cr0() | CR0_WP);
     if (nx)
         wrmsr(EFER, rdmsr(EFER) | NXE);
-    for (u32 i = 0; i < 8; i++)
-        *(u32 *)(SCRATCH + i * 4096) = 200 + i;
     for (u32 ring = 0; ring <= 3; ring += 3) {
+        for (u32 i = 0; i < 8; i++)
+            *(u32 *)(SCRATCH + i * 4096) = 200 + i;
         for (u32 i = 0; i < 8; i++) {
             set((SCRATCH + i * 4096) | all);
             EQ(at(ring, load, AREA), V_DONE);

@@ -56,7 +56,9 @@ static inline u64 test_mmio_read(void *opaque, struct gpa addr, unsigned bytes) 
 static inline void test_mmio_write(void *opaque, struct gpa addr, u64 value, unsigned bytes) {
     (void)opaque, (void)addr, (void)value, (void)bytes;
 }
-static inline u64 test_tsc(void *opaque) { return ((struct guest *)opaque)->tsc += 100; }
+static inline u64 test_tsc(void *opaque) {
+    return ((struct guest *)opaque)->tsc += 100;
+}
 
 /* Flat segments at the given CPL, interrupts off, ESP at STACK_TOP, EIP at CODE_BASE. */
 static inline void guest_reset(struct guest *g, unsigned cpl) {
@@ -67,11 +69,10 @@ static inline void guest_reset(struct guest *g, unsigned cpl) {
     u32 dpl = cpl << ATTR_DPL_SHIFT;
     for (unsigned s = SEG_ES; s <= SEG_GS; s++) {
         bool code = s == SEG_CS;
-        cpu->seg[s] = (struct segment){
-            .selector = (u16)((code ? 8 : 16) + 16 * (cpl == 3) + cpl),
-            .attr = ATTR_P | ATTR_S | ATTR_W | ATTR_A | ATTR_DB | ATTR_G | dpl |
-                    (code ? ATTR_CODE : 0),
-            .limit = 0xffffffff};
+        cpu->seg[s] = (struct segment){.selector = (u16)((code ? 8 : 16) + 16 * (cpl == 3) + cpl),
+                                       .attr = ATTR_P | ATTR_S | ATTR_W | ATTR_A | ATTR_DB |
+                                               ATTR_G | dpl | (code ? ATTR_CODE : 0),
+                                       .limit = 0xffffffff};
     }
     cpu->gdtr = (struct table_register){GDT_BASE, 0x3f};
     cpu->idtr = (struct table_register){IDT_BASE, 0x7ff};
@@ -108,7 +109,9 @@ static inline void guest_destroy(struct guest *g) {
     cpu_destroy(g->cpu);
 }
 
-static inline u8 *guest_at(struct guest *g, u32 gpa) { return mmu_ram(g->cpu->mmu) + gpa; }
+static inline u8 *guest_at(struct guest *g, u32 gpa) {
+    return mmu_ram(g->cpu->mmu) + gpa;
+}
 
 /* Puts code at CODE_BASE; a string literal, its final NUL left out. */
 #define GUEST_CODE(g, literal) memcpy(guest_at(g, CODE_BASE), literal, sizeof(literal) - 1)

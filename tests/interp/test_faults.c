@@ -6,8 +6,8 @@
 #include "interp_fixture.h"
 
 #define PD_BASE 0x4000u
-#define PT_BASE 0x5000u /* maps 8 MiB to 12 MiB, where data, code and stack lie */
-#define HOLE (DATA_BASE + 0x2000)     /* not present */
+#define PT_BASE 0x5000u           /* maps 8 MiB to 12 MiB, where data, code and stack lie */
+#define HOLE (DATA_BASE + 0x2000) /* not present */
 #define READ_ONLY (DATA_BASE + 0x4000)
 #define PRESENT_RW 7u
 

@@ -19,7 +19,9 @@ static u32 rnd(void) {
     seed_state ^= seed_state << 17;
     return (u32)(seed_state >> 16);
 }
-static u32 rnd_below(u32 n) { return rnd() % n; }
+static u32 rnd_below(u32 n) {
+    return rnd() % n;
+}
 static u32 rnd_value(void) {
     static const u32 edges[] = {0,          1,          2,          0x7f,       0x80,
                                 0xff,       0x7fff,     0x8000,     0xffff,     0x10000,
@@ -37,26 +39,27 @@ static u32 rnd_value(void) {
 /* ---- What may be generated ---- */
 
 enum form_flags {
-    MODRM = 1,      /* register and r/m */
-    DIGIT = 2,      /* r/m and an opcode extension out of `digits` */
-    MEM_ONLY = 4,   /* no register r/m */
+    MODRM = 1,    /* register and r/m */
+    DIGIT = 2,    /* r/m and an opcode extension out of `digits` */
+    MEM_ONLY = 4, /* no register r/m */
     IMM8 = 8,
-    IMMZ = 16,      /* immediate of operand size */
+    IMMZ = 16, /* immediate of operand size */
     MOFFS = 32,
-    STRING = 64,    /* may be repeated */
-    BRANCH = 128,   /* displacement jumps over the five bytes behind */
-    BITS = 256,     /* the register is a bit index that moves the address */
+    STRING = 64,  /* may be repeated */
+    BRANCH = 128, /* displacement jumps over the five bytes behind */
+    BITS = 256,   /* the register is a bit index that moves the address */
     NO66 = 512,
     F3 = 1024,
     F2 = 2048,
     REG_ONLY = 4096,
-    IMM16_8 = 8192  /* ENTER */
+    IMM16_8 = 8192 /* ENTER */
 };
 struct form {
     u8 map, first, last; /* opcodes first..last */
     u16 flags;
     u8 digits;     /* allowed /digits, a bit each */
-    u16 undefined; /* flags not compared: only where no native instruction computes them in interp */
+    u16 undefined; /* flags not compared: only where no native instruction computes them in interp
+                    */
 };
 
 /* SDM volume 2: AAA/AAS leave OF SF ZF PF undefined, AAM/AAD OF AF CF, DAA/DAS OF; TZCNT and
@@ -66,7 +69,14 @@ struct form {
         0, op + 5, op + 5, IMMZ, 0, 0                                                              \
     }
 static const struct form forms[] = {
-    ALU(0x00), ALU(0x08), ALU(0x10), ALU(0x18), ALU(0x20), ALU(0x28), ALU(0x30), ALU(0x38),
+    ALU(0x00),
+    ALU(0x08),
+    ALU(0x10),
+    ALU(0x18),
+    ALU(0x20),
+    ALU(0x28),
+    ALU(0x30),
+    ALU(0x38),
     {0, 0x27, 0x27, 0, 0, F_OF},
     {0, 0x2f, 0x2f, 0, 0, F_OF},
     {0, 0x37, 0x37, 0, 0, F_OF | F_SF | F_ZF | F_PF},
@@ -156,7 +166,9 @@ struct trial {
     struct native_regs regs;
 };
 
-static void put(struct trial *t, unsigned byte) { t->code[t->bytes++] = (u8)byte; }
+static void put(struct trial *t, unsigned byte) {
+    t->code[t->bytes++] = (u8)byte;
+}
 static void put_n(struct trial *t, u32 value, unsigned n) {
     for (unsigned i = 0; i < n; i++)
         put(t, value >> (8 * i) & 0xff);
@@ -311,7 +323,8 @@ static void show(const struct trial *t, const struct native_regs *interp, int s1
         print_message(" %02x", t->code[i]);
     print_message(" ]\n          before   interp   native\n");
     for (unsigned i = 0; i < 9; i++) {
-        u32 a = i < 8 ? interp->gpr[i] : interp->eflags, b = i < 8 ? native->gpr[i] : native->eflags;
+        u32 a = i < 8 ? interp->gpr[i] : interp->eflags,
+            b = i < 8 ? native->gpr[i] : native->eflags;
         u32 o = i < 8 ? t->regs.gpr[i] : t->regs.eflags;
         print_message("%s %08x %08x %08x %s\n",
                       (const char *[]){"eax  ", "ecx  ", "edx  ", "ebx  ", "esp  ", "ebp  ",

@@ -9,6 +9,7 @@
 
 #include <setjmp.h>
 #include <signal.h>
+#include <sys/mman.h>
 
 #define LIN 0x08049000u
 #define FRAME 0x00200000u
@@ -48,13 +49,15 @@ static enum mmu_fault_result access32(bool user, u64 lin, u32 *value, bool write
     access_user = user;
     access_faults = 0;
     access_result = MMU_FAULT_FILLED;
-    volatile u8 *p = (u8 *)(mmu_window_base(&f->cpu, user) + lin);
+    struct __attribute__((packed)) unaligned32 {
+        u32 v;
+    } volatile *p = (void *)(mmu_window_base(&f->cpu, user) + lin);
     if (sigsetjmp(access_escape, 1))
         return access_result;
     if (write)
-        *(volatile u32 *)p = *value;
+        p->v = *value;
     else
-        *value = *(volatile u32 *)p;
+        *value = p->v;
     return MMU_FAULT_FILLED;
 }
 static void expect_read(bool user, u32 lin, u32 expected) {
@@ -568,6 +571,43 @@ static void a_mapping_too_scattered_for_the_limit_falls_back_to_one_page(void **
         expect_write(false, 0xc0000000 + i * 0x1000, i);
 }
 
+/* Uses up the process' mappings for real (vm.max_map_count), but for `spare`. */
+#define HOG_PAGES 200000u
+static void *hog_mappings(u32 spare) {
+    u8 *p = mmap(NULL, HOG_PAGES * 4096ull, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                 -1, 0);
+    assert_true(p != MAP_FAILED);
+    u32 i = 0;
+    while (i < HOG_PAGES && !mprotect(p + i * 4096ull, 4096, PROT_READ))
+        i += 2;
+    assert_true(i < HOG_PAGES);
+    for (u32 k = 0; k < spare; k += 2)
+        mprotect(p + (i -= 2) * 4096ull, 4096, PROT_NONE);
+    return p;
+}
+
+static void a_host_without_mappings_left_costs_speed_and_nothing_else(void **state) {
+    (void)state;
+#ifdef __SANITIZE_ADDRESS__
+    skip(); /* the sanitizer itself needs mappings */
+#endif
+    f->mmu->windows->map_limit = 1u << 20;
+    for (u32 spare = 0; spare < 12; spare += 4) {
+        void *hog = hog_mappings(spare);
+        u32 done = 0;
+        for (u32 i = 0; i < 60; i++) {
+            u32 lin = 0x10000000 + i * 0x10000, v = i;
+            fix_map(f, lin, (0x00400000 + i * 0x3000) | RWU | AD);
+            enum mmu_fault_result result = access32(i & 1, lin, &v, true);
+            assert_int_not_equal(result, MMU_FAULT_TRUE);
+            done += result == MMU_FAULT_FILLED;
+        }
+        validate();
+        munmap(hog, HOG_PAGES * 4096ull);
+        assert_true(spare < 8 || done == 60);
+    }
+}
+
 /* ---- The property ---- */
 
 static u32 rng_state = 12345;
@@ -597,7 +637,7 @@ static u64 prop_entry(void) {
                                 PTE_P | PTE_W | AD,
                                 PTE_P | PTE_W | AD | PTE_U};
     u32 gpa = rng(20) ? 0x100000 + rng(0x400) * 0x1000 : 0xb8000;
-    return gpa | flags[rng(ARRAY_LEN(flags))];
+    return gpa | flags[rng(ARRAY_LEN(flags))] | (rng(2) ? PTE_G : 0);
 }
 
 struct prop_ops {
@@ -607,6 +647,8 @@ struct prop_ops {
     void (*load)(u32 space);
 };
 static const struct prop_ops *ops;
+static bool prop_global;
+static u32 prop_current;
 
 static u32 pte_32(struct fixture *fx, u32 space, u32 lin) {
     return fix_pte(fx, prop_pd[space], lin);
@@ -616,6 +658,7 @@ static u32 pde_32(struct fixture *fx, u32 space, u32 lin) {
     return prop_pd[space] + (lin >> 22) * 4;
 }
 static void load_32(u32 space) {
+    prop_current = space;
     load_cr3(prop_pd[space]);
 }
 static u32 pde_pae(struct fixture *fx, u32 space, u32 lin) {
@@ -629,6 +672,7 @@ static u32 pte_pae(struct fixture *fx, u32 space, u32 lin) {
     return (u32)(fix_read64(fx, pde_gpa) & 0xfffff000u) + ((lin >> 12) & 511) * 8;
 }
 static void load_pae(u32 space) {
+    prop_current = space;
     f->cpu.cr3 = prop_pd[space];
     assert_true(mmu_load_pdptrs(&f->cpu, f->cpu.cr3));
     mmu_cr3_loaded(&f->cpu);
@@ -641,6 +685,28 @@ static void prop_store(u32 gpa, u64 entry) {
         fix_write64(f, gpa, entry);
     else
         fix_write32(f, gpa, (u32)entry);
+}
+
+/* With global pages in play a CR3 load proves nothing about the kernel window; toggling PGE does.
+ */
+static void flush(u32 space) {
+    ops->load(rng(4) ? space : rng(PROP_SPACES));
+    if (!prop_global)
+        return;
+    f->cpu.cr4 ^= CR4_PGE;
+    mmu_mode_changed(&f->cpu);
+    f->cpu.cr4 ^= CR4_PGE;
+    mmu_mode_changed(&f->cpu);
+}
+
+/* Changes one entry of the current space and flushes it by INVLPG alone. */
+static void mutate_one(void) {
+    u32 lin = prop_lin();
+    u32 pde = ops->pde(f, prop_current, lin);
+    if ((fix_read32(f, pde) & (PTE_P | PTE_PS)) != PTE_P)
+        return;
+    prop_store(ops->pte(f, prop_current, lin), prop_entry());
+    mmu_invlpg(&f->cpu, GLIN(lin + rng(0x1000)));
 }
 
 /* Changes entries of the given space at random and flushes as an operating system would. */
@@ -661,7 +727,7 @@ static void mutate(u32 space) {
         for (u32 i = 0; i < n && ((pte + i * ops->entry_bytes) & ~0xfffu) == (pte & ~0xfffu); i++)
             prop_store(pte + i * ops->entry_bytes, run ? frame + i * 0x1000 : prop_entry());
     }
-    ops->load(rng(4) ? space : rng(PROP_SPACES));
+    flush(space);
 }
 
 /* One access: what a walk says must be what the window does. */
@@ -692,7 +758,10 @@ static void check_access(void) {
 /* Writes of the property go to frames from 1 MiB up, tables lie below. */
 static void run_property(u32 rounds) {
     for (u32 i = 0; i < rounds; i++) {
-        mutate(rng(PROP_SPACES));
+        if (rng(3))
+            mutate(rng(PROP_SPACES));
+        else
+            mutate_one();
         for (u32 k = rng(12); k > 0; k--)
             check_access();
         u32 page = 0x100000 + rng(0x400) * 0x1000;
@@ -713,7 +782,19 @@ static void after_any_change_the_window_agrees_with_a_walk(void **state) {
     f->mmu->windows->map_limit = 300;
     for (u32 i = 0; i < PROP_SPACES; i++)
         prop_pd[i] = fix_new_table(f);
+    ops->load(0);
     run_property(4000);
+}
+
+static void after_any_change_the_window_agrees_with_a_walk_with_global_pages(void **state) {
+    (void)state;
+    ops = &ops_32;
+    prop_global = true;
+    for (u32 i = 0; i < PROP_SPACES; i++)
+        prop_pd[i] = fix_new_table(f);
+    ops->load(0);
+    run_property(4000);
+    prop_global = false;
 }
 
 static void after_any_change_the_window_agrees_with_a_pae_walk(void **state) {
@@ -770,7 +851,9 @@ int main(void) {
         T(an_exhausted_region_pool_evicts),
         T(a_mapping_too_scattered_for_the_limit_falls_back_to_one_page),
         T(after_any_change_the_window_agrees_with_a_walk),
+        T(after_any_change_the_window_agrees_with_a_walk_with_global_pages),
         T(after_any_change_the_window_agrees_with_a_pae_walk),
+        T(a_host_without_mappings_left_costs_speed_and_nothing_else),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

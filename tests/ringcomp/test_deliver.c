@@ -281,6 +281,26 @@ static void nmi_blocks_nmi_until_iret(void **state) {
     assert_false(cpu->nmi_blocked);
 }
 
+static void tracing_leaves_x87_and_sse_state(void **state) {
+    struct cpu *cpu = boot(state);
+    static _Alignas(16) u8 before[512], after[512];
+    static const u64 pattern[2] = {0x1122334455667788, 0x99aabbccddeeff00};
+    u32 old_mask = trace_mask;
+    assert_true(trace_open("/dev/null"));
+    trace_mask |= BIT(TRACE_int);
+    __asm__ volatile("movdqu %1, %%xmm0; movdqu %1, %%xmm15; fldpi; fxsave64 %0; fninit"
+                     : "=m"(before)
+                     : "m"(pattern)
+                     : "xmm0", "xmm15");
+    __asm__ volatile("fxrstor64 %0" : : "m"(before));
+    rc_deliver(cpu, 0x80, RC_SOFTWARE, false, 0, 0x1002);
+    __asm__ volatile("fxsave64 %0; fninit" : "=m"(after));
+    trace_mask = old_mask;
+    assert_true(trace_open(NULL));
+    assert_memory_equal(before, after, 416);
+    assert_int_equal(cpu->eip, HANDLER);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(software_interrupt_from_ring_3_switches_stack),
@@ -300,6 +320,7 @@ int main(void) {
         TEST(third_fault_shuts_the_cpu_down),
         TEST(page_fault_on_the_kernel_stack_becomes_a_double_fault_task),
         TEST(nmi_blocks_nmi_until_iret),
+        TEST(tracing_leaves_x87_and_sse_state),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,6 +58,8 @@ void machine_init(void) {
     gdt_set(TSS_SEL >> 3, descriptor((u32)&tss, sizeof tss - 1, 0x89, 0));
     __asm__ volatile("ltr %w0" ::"r"(TSS_SEL));
     __asm__ volatile("lldt %w0" ::"r"(0)); /* reset leaves one of 64 KiB at address 0 */
+    write_cr0(read_cr0() | CR0_NE);
+    __asm__ volatile("fninit"); /* reset leaves every x87 exception unmasked */
     pic_init(0xffff);
 }
 
