@@ -64,6 +64,26 @@
 #define CO_POPF 11       /* ARG0 = image, ARG1 = next eip (ESP already advanced) */
 #define CO_RDTSC 12      /* r8d = eip */
 #define CO_BUDGET 13     /* r8d = eip: exit BT_EXIT_BUDGET */
-#define CO_COUNT 14
+#define CO_ACCESS 14     /* r8d = eip, ARG0 = EA, ARG1 = packed access (ACCESS_*), ARG2 = immediate */
+#define CO_STRING 15     /* r8d = eip, ARG1 = packed string (STRING_*): adapted MOVS/STOS */
+#define CO_COUNT 16
+
+/* A packed memory access of an adapted MOV: register number, bytes in memory, bytes of the register,
+ * kind. */
+#define ACCESS_REG(a) ((a) & 15)
+#define ACCESS_BYTES(a) (((a) >> 4) & 15)
+#define ACCESS_REG_BYTES(a) (((a) >> 8) & 15)
+#define ACCESS_KIND(a) (((a) >> 12) & 15)
+#define ACCESS_PACK(reg, bytes, reg_bytes, kind)                                                   \
+    ((u32)(reg) | (u32)(bytes) << 4 | (u32)(reg_bytes) << 8 | (u32)(kind) << 12)
+#define ACCESS_LOAD 0       /* MOV, MOVZX */
+#define ACCESS_LOAD_SIGNED 1
+#define ACCESS_STORE 2
+#define ACCESS_STORE_IMM 3
+
+/* A packed string operation: element bytes, STOS, REP. */
+#define STRING_BYTES(a) ((a) & 15)
+#define STRING_STOS 16
+#define STRING_REP 32
 
 #endif

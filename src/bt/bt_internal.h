@@ -341,6 +341,12 @@ void bt_lower_branch(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_string(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_system(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_stack(struct translation *t, const struct bt_tinsn *ti);
+/* Instructions that keep faulting: a light callout where there is one for the form, else an exit. */
+bool bt_adapted_stays(const struct insn *in); /* the unit can go on behind it */
+void bt_lower_adapted(struct translation *t, const struct bt_tinsn *ti);
+u64 co_access(struct cpu *cpu, u32 eip);
+u64 co_string(struct cpu *cpu, u32 eip);
+u64 co_leave_emulate(struct cpu *cpu, u32 eip);
 /* Pieces shared by the lowering files. */
 struct host_mem lower_mem(struct translation *t, const struct insn *in, i32 extra_disp);
 void lower_callout(struct translation *t, unsigned callout, u32 arg, bool returns);
@@ -375,7 +381,8 @@ static inline const u8 *unit_direct_entry(const struct bt *bt, u32 unit) {
 bool site_adapted(const struct bt *bt, u64 gpa);
 bool site_note_fault(struct bt *bt, u64 gpa, unsigned threshold); /* true when just adapted */
 
-/* ---- run.c, callout.c, fault.c, entry.S ---- */
+/* ---- run.c, callout.c, callout_access.c, fault.c, entry.S ---- */
+#define BT_LEAVE 1 /* a callout's result: leave translated code */
 static inline bool bt_fp_allowed(const struct cpu *cpu) {
     return !(cpu->cr0 & (CR0_EM | CR0_TS)) && (cpu->cr4 & CR4_OSFXSR);
 }

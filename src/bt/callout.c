@@ -2,17 +2,15 @@
  * callout.c: what translated code calls. Compiled for general registers only, because the guest's
  * x87 and SSE state is live in the host's registers; whatever needs more leaves translated code.
  *
- * A callout returns 0 (go back to the caller), LEAVE, or the host address to continue at.
+ * A callout returns 0 (go back to the caller), BT_LEAVE, or the host address to continue at.
  */
 #include "bt/bt_internal.h"
 #include "ringcomp/ringcomp.h"
 
-#define LEAVE 1
-
 static u64 leave(struct cpu *cpu, u32 eip, u32 exit) {
     cpu->eip = eip;
     bt_hot(cpu)->exit = exit;
-    return LEAVE;
+    return BT_LEAVE;
 }
 
 /* ---- hot area ---- */
@@ -115,7 +113,7 @@ static u64 dispatch(struct cpu *cpu) {
     if (hot->interrupt_pending && (cpu->eflags & F_IF))
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
     if (code_writes_pending(cpu) || !bt_mode_translatable(cpu) ||
-        (bt->prefill_pending && cpu->cpl == 3))
+        (cpu->cpl == 3 && (bt->prefill_pending || mmu_user_window_pending(cpu))))
         return leave(cpu, cpu->eip, BT_EXIT_AGAIN);
     hot_load_segments(cpu);
     hot_select_ring(cpu);
@@ -138,7 +136,7 @@ static u64 resolve(struct cpu *cpu, u32 eip, u32 *unit) {
     return (u64)unit_direct_entry(bt, *unit);
 }
 
-static u64 co_emulate(struct cpu *cpu, u32 eip) {
+u64 co_leave_emulate(struct cpu *cpu, u32 eip) {
     bt_hot(cpu)->bt->fault_emulate = false;
     return leave(cpu, eip, BT_EXIT_EMULATE);
 }
@@ -149,7 +147,7 @@ static u64 co_link(struct cpu *cpu, u32 index) {
     struct bt *bt = bt_hot(cpu)->bt;
     u32 unit, eip = bt->slot[index].target_eip;
     u64 to = resolve(cpu, eip, &unit);
-    if (to == LEAVE)
+    if (to == BT_LEAVE)
         return to;
     /* A unit that spans pages is entered only after both mappings were looked at. */
     bool crossing = bt->unit[unit].page2 != UINT64_MAX && cpu->cpl == 3;
@@ -164,7 +162,7 @@ static u64 co_indirect(struct cpu *cpu, u32 eip) {
     struct bt *bt = bt_hot(cpu)->bt;
     u32 unit;
     u64 to = resolve(cpu, eip, &unit);
-    if (to == LEAVE)
+    if (to == BT_LEAVE)
         return to;
     bt->stats->indirect_misses++;
     bt_publish(bt, unit);
@@ -210,7 +208,7 @@ static u64 co_popf(struct cpu *cpu, u32 eip) {
 
 static u64 co_rdtsc(struct cpu *cpu, u32 eip) {
     if (cpu->cr4 & CR4_TSD)
-        return co_emulate(cpu, eip);
+        return co_leave_emulate(cpu, eip);
     u64 tsc = __builtin_ia32_rdtsc() - bt_hot(cpu)->tsc_base + cpu->tsc_offset;
     cpu->gpr[R_EAX] = (u32)tsc;
     cpu->gpr[R_EDX] = tsc >> 32;
@@ -253,9 +251,10 @@ static u64 co_sysexit(struct cpu *cpu, u32 eip) {
 }
 
 u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {
-    [CO_EMULATE] = co_emulate,   [CO_LINK] = co_link,         [CO_INDIRECT] = co_indirect,
+    [CO_EMULATE] = co_leave_emulate, [CO_LINK] = co_link,         [CO_INDIRECT] = co_indirect,
     [CO_LOAD_ES] = co_load_es,   [CO_LOAD_DS] = co_load_ds,   [CO_LOAD_FS] = co_load_fs,
     [CO_LOAD_GS] = co_load_gs,   [CO_INT] = co_int,           [CO_IRET] = co_iret,
     [CO_SYSENTER] = co_sysenter, [CO_SYSEXIT] = co_sysexit,   [CO_POPF] = co_popf,
-    [CO_RDTSC] = co_rdtsc,       [CO_BUDGET] = co_budget,
+    [CO_RDTSC] = co_rdtsc,       [CO_BUDGET] = co_budget,     [CO_ACCESS] = co_access,
+    [CO_STRING] = co_string,
 };

@@ -226,7 +226,7 @@ void lower_poll(struct translation *t) { emit_load32(&t->e, H_R9, hot_mem(CPU_SA
 
 void bt_lower(struct translation *t, const struct bt_tinsn *ti) {
     if (ti->adapted) {
-        lower_emulate(t, ti->eip);
+        bt_lower_adapted(t, ti);
         return;
     }
     switch (ti->class) {

@@ -340,7 +340,8 @@ static bool before_entry(struct bt *bt, enum bt_exit *exit) {
         return false;
     }
     sync_fp(bt);
-    if (!sync_view(bt, false) || !sync_view(bt, true)) {
+    /* The user window is looked at only when ring 3 is entered: see dispatch in callout.c. */
+    if (!sync_view(bt, false) || (cpu->cpl == 3 && !sync_view(bt, true))) {
         *exit = BT_EXIT_MODE;
         return false;
     }

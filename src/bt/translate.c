@@ -21,7 +21,7 @@ void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index
 /* Classes after which straight-line translation cannot go on. */
 static bool ends_unit(const struct translation *t, const struct bt_tinsn *ti) {
     if (ti->adapted)
-        return true;
+        return !bt_adapted_stays(&ti->in);
     switch (ti->class) {
     case BT_CLASS_EMULATE:
     case BT_CLASS_JMP:
@@ -230,7 +230,8 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
     start(t, bt, eip, gpa);
     decode_unit(t);
     const struct bt_tinsn *last = &t->insn[t->count - 1];
-    bool leaves = last->class == BT_CLASS_EMULATE || last->adapted;
+    bool leaves = last->class == BT_CLASS_EMULATE ||
+                  (last->adapted && !bt_adapted_stays(&last->in));
     t->counted = (u8)(t->count - (leaves ? 1 : 0));
     struct bt_unit *u = &bt->unit[bt->unit_count];
     *u = (struct bt_unit){.gpa = gpa,

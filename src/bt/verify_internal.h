@@ -14,10 +14,10 @@ enum { VI_0, VI_1, VI_Z, VI_TEST };
 enum {
     VF_REG_ONLY = 1,
     VF_MEM_ONLY = 2,
-    VF_OPCODE_REG = 4,   /* the register is in the opcode's low bits; no ModRM */
-    VF_NO_ACCESS = 8,    /* LEA */
-    VF_NO_PREFIX = 16,   /* none of 66, F2, F3 */
-    VF_NO_REPEAT = 32,   /* neither F2 nor F3 */
+    VF_OPCODE_REG = 4, /* the register is in the opcode's low bits; no ModRM */
+    VF_NO_ACCESS = 8,  /* LEA */
+    VF_NO_PREFIX = 16, /* none of 66, F2, F3 */
+    VF_NO_REPEAT = 32, /* neither F2 nor F3 */
     VF_NEEDS_REPEAT = 64,
     VF_NEEDS_F3 = 128,
     VF_EVEN = 256 /* even opcodes of the range only */

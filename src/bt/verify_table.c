@@ -80,7 +80,7 @@ static const struct verify_form forms[] = {
     {1, 0xbf, 0xbf, VK_WORD, VK_WORD, VI_0, 0, 0},
     {1, 0xc0, 0xc0, VK_BYTE, VK_BYTE, VI_0, 0, 0},
     {1, 0xc1, 0xc1, VK_WORD, VK_WORD, VI_0, 0, 0},
-    {1, 0xc3, 0xc3, VK_WORD, VK_WORD, VI_0, 0, MEM_ONLY | VF_NO_PREFIX}, /* MOVNTI */
+    {1, 0xc3, 0xc3, VK_WORD, VK_WORD, VI_0, 0, MEM_ONLY | VF_NO_PREFIX},   /* MOVNTI */
     {1, 0xc7, 0xc7, VK_EXT, VK_WORD, VI_0, 0x02, MEM_ONLY | VF_NO_REPEAT}, /* CMPXCHG8B */
     {1, 0xc8, 0xcf, VK_WORD, VK_NONE, VI_0, 0, VF_OPCODE_REG},
     /* 0F: MMX, SSE. Those that name a general register come first. */

@@ -172,9 +172,9 @@ INLINE enum ex step_exec(struct interp *it, struct cpu *cpu, const struct insn *
 STEP_FAMILY(inc, true)
 STEP_FAMILY(dec, false)
 
-static u32 alu_any(enum alu_op op, unsigned bytes, u32 a, u32 b, u32 *flags) {
-    return op == ALU_add ? alu_compute(ALU_add, bytes, a, b, 0, flags)
-                         : alu_compute(ALU_sub, bytes, a, b, 0, flags);
+u32 alu_sum(unsigned bytes, u32 a, u32 b, bool subtract, u32 *flags) {
+    return subtract ? alu_compute(ALU_sub, bytes, a, b, 0, flags)
+                    : alu_compute(ALU_add, bytes, a, b, 0, flags);
 }
 
 enum ex exec_neg(struct interp *it, struct cpu *cpu, const struct insn *in) {
@@ -183,7 +183,7 @@ enum ex exec_neg(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u32 a, flags;
     if (!place_open(it, cpu, in, 0, bytes, &p, &a))
         return EX_FAULT;
-    a = alu_any(ALU_sub, bytes, 0, a, &flags);
+    a = alu_sum(bytes, 0, a, true, &flags);
     if (!place_close(cpu, &p, bytes, a))
         return EX_FAULT;
     set_arith_flags(cpu, flags);
@@ -225,7 +225,7 @@ enum ex exec_xadd(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u32 old, flags;
     if (!place_open(it, cpu, in, 0, bytes, &p, &old))
         return EX_FAULT;
-    u32 sum = alu_any(ALU_add, bytes, old, source, &flags);
+    u32 sum = alu_sum(bytes, old, source, false, &flags);
     if (!p.is_reg && !place_close(cpu, &p, bytes, sum))
         return EX_FAULT;
     gpr_write(cpu, in->op[1].reg, bytes, old);

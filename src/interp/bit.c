@@ -117,8 +117,8 @@ enum ex exec_bsr(struct interp *it, struct cpu *cpu, const struct insn *in) {
     return scan_exec(it, cpu, in, true);
 }
 
-/* TZCNT and LZCNT: CF when the source is zero, ZF when the result is; the others, undefined, are
- * left alone. */
+/* TZCNT and LZCNT: CF when the source is zero, ZF when the result is; of the others,
+ * undefined, OF stays and the rest is cleared, as AMD's processors do it. */
 static enum ex count_exec(struct interp *it, struct cpu *cpu, const struct insn *in, bool leading) {
     unsigned bytes = in->op[0].bytes;
     u32 v, n = 8 * bytes;
@@ -127,8 +127,7 @@ static enum ex count_exec(struct interp *it, struct cpu *cpu, const struct insn 
     if (v)
         n = leading ? (u32)__builtin_clz(v) - (32 - 8 * bytes) : (u32)__builtin_ctz(v);
     gpr_write(cpu, in->op[0].reg, bytes, n);
-    cpu->eflags &= ~(u32)(F_CF | F_ZF);
-    cpu->eflags |= (v ? 0 : F_CF) | (n ? 0 : F_ZF);
+    set_arith_flags(cpu, (cpu->eflags & F_OF) | (v ? 0 : F_CF) | (n ? 0 : F_ZF));
     return EX_NEXT;
 }
 

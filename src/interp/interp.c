@@ -45,16 +45,14 @@ static inline struct decoded *decode_slot(struct interp *it, u32 lin) {
     return &it->cache[(lin ^ (lin >> 14)) % DECODE_ENTRIES];
 }
 
-/* Masks that keep the first n bytes of two 64-bit words. */
-static inline u64 low_bytes_mask(unsigned n) {
-    return n >= 8 ? ~0ull : (1ull << (8 * n)) - 1;
-}
-
+/* Whether the 16 bytes at code begin with those of the instruction. */
 static inline bool same_bytes(const struct insn *in, const u8 *code) {
     unsigned n = in->length;
-    u64 low = (load64(code) ^ load64(in->bytes)) & low_bytes_mask(n);
-    u64 high = (load64(code + 8) ^ load64(in->bytes + 8)) & low_bytes_mask(n > 8 ? n - 8 : 0);
-    return (low | high) == 0;
+    u64 low = load64(code) ^ load64(in->bytes);
+    if (likely(n <= 8))
+        return low << (64 - 8 * n) == 0;
+    u64 high = load64(code + 8) ^ load64(in->bytes + 8);
+    return (low | high << (128 - 8 * n)) == 0;
 }
 
 /* Bytes of code at eip: as far as page and CS limit reach. */

@@ -315,6 +315,8 @@ static inline unsigned opcode_bytes(const struct insn *in) {
 }
 /* Flags of the subtraction a - b, as CMP sets them (alu.c). */
 u32 alu_compare(unsigned bytes, u32 a, u32 b);
+/* a + b or a - b with the flags of ADD or SUB (alu.c). */
+u32 alu_sum(unsigned bytes, u32 a, u32 b, bool subtract, u32 *flags);
 /* DR6 bits of the enabled breakpoints of the given R/W kinds (bit mask over the R/W field) that
  * overlap [lin, lin + bytes) (debug.c). */
 u32 debug_hits(const struct cpu *cpu, u32 lin, unsigned bytes, u32 kinds);
@@ -326,7 +328,8 @@ enum { DR7_ANY_ENABLE = 0xff, DR6_BS = 1 << 14 };
     /* alu.c */                                                                                    \
     X(exec_neg)                                                                                    \
     X(exec_not)                                                                                    \
-    X(exec_cmpxchg) X(exec_xadd) /* shift.c */                                                     \
+    X(exec_cmpxchg)                                                                                \
+    X(exec_xadd) /* shift.c */                                                                     \
         X(exec_rol) X(exec_ror) X(exec_rcl) X(exec_rcr) X(exec_shl) X(exec_shr) X(exec_sar)        \
             X(exec_shld) X(exec_shrd)                     /* muldiv.c */                           \
         X(exec_mul) X(exec_imul) X(exec_div) X(exec_idiv) /* bit.c */                              \
@@ -357,8 +360,9 @@ enum { DR7_ANY_ENABLE = 0xff, DR6_BS = 1 << 14 };
 #define INTERP_BIND_FUNCTIONS(X)                                                                   \
     X(bind_add)                                                                                    \
     X(bind_or)                                                                                     \
-    X(bind_adc) X(bind_sbb) X(bind_and) X(bind_sub) X(bind_xor) X(bind_cmp) X(bind_test)           \
-        X(bind_inc) X(bind_dec) X(bind_mov) X(bind_jcc)
+    X(bind_adc)                                                                                    \
+    X(bind_sbb) X(bind_and) X(bind_sub) X(bind_xor) X(bind_cmp) X(bind_test) X(bind_inc)           \
+        X(bind_dec) X(bind_mov) X(bind_jcc)
 
 #define X(name) enum ex name(struct interp *it, struct cpu *cpu, const struct insn *in);
 INTERP_EXEC_FUNCTIONS(X)

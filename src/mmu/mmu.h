@@ -128,8 +128,11 @@ enum mmu_fault_result {
 /* Handles a host fault at lin in the current window of privilege `user`. Signal safe (called by the
  * host fault handler on the vCPU thread). */
 enum mmu_fault_result mmu_window_fault(struct cpu *cpu, bool user, struct glin lin, bool write);
-/* Host address of the current window of that privilege. */
+/* Host address of the current window of that privilege. Call it (or mmu_current_view) for the user
+ * window before ring 3 runs again whenever mmu_user_window_pending: only then is the window brought
+ * up to date with the flushes since. */
 u64 mmu_window_base(struct cpu *cpu, bool user);
+bool mmu_user_window_pending(const struct cpu *cpu);
 /* True when a host address lies in any window or its guards; *lin gets the linear address. */
 bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin);
 /* Foresight: maps the page of lin (and neighbours) if the guest's tables grant it already. */

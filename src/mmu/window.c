@@ -5,8 +5,8 @@
  * revalidation happens exactly where the architecture flushes.
  *
  * The user window of a CR3 is chosen and revalidated when ring 3 is next
- * entered, not at the CR3 load: kernels load CR3 more often than they return to
- * another process.
+ * entered, not at the CR3 load: kernels load CR3 more often than they return to another process.
+ * INVLPG waits likewise: copy-on-write flushes the page first and stores the new entry after.
  */
 #include "mmu/window.h"
 
@@ -143,13 +143,25 @@ static struct window *choose_user(struct mmu_windows *ws, u64 key) {
     return oldest;
 }
 
+static void revalidate_pending(struct cpu *cpu, struct window *w) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    for (unsigned i = 0; i < ws->pending_count; i++)
+        window_revalidate_page(cpu, w, ws->pending[i]);
+    ws->pending_count = 0;
+}
+
 static struct window *current_user(struct cpu *cpu) {
     struct mmu_windows *ws = cpu->mmu->windows;
-    if (likely(!ws->stale))
-        return &ws->window[ws->current];
+    if (likely(!ws->stale)) {
+        struct window *same = &ws->window[ws->current];
+        if (unlikely(ws->pending_count))
+            revalidate_pending(cpu, same);
+        return same;
+    }
     struct window *w = choose_user(ws, user_key(cpu));
     ws->current = (int)(w - ws->window);
     ws->stale = false;
+    ws->pending_count = 0;
     w->last_use = ++ws->tick;
     window_revalidate(cpu, w, false, false);
     return w;
@@ -304,8 +316,17 @@ void mmu_windows_invlpg(struct cpu *cpu, u32 lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
     ws->last_repeats = 0;
     window_revalidate_page(cpu, &ws->window[0], lin);
-    if (!ws->stale)
-        window_revalidate_page(cpu, &ws->window[ws->current], lin);
+    if (ws->stale || !window_region(ws, &ws->window[ws->current], lin >> REGION_SHIFT))
+        return;
+    if (ws->pending_count == MAX_PENDING)
+        ws->stale = true;
+    else
+        ws->pending[ws->pending_count++] = lin;
+}
+
+bool mmu_user_window_pending(const struct cpu *cpu) {
+    const struct mmu_windows *ws = cpu->mmu->windows;
+    return ws && (ws->stale || ws->pending_count);
 }
 
 /* ---- Validator ---- */

@@ -38,6 +38,9 @@ static inline u32 host_frame(u32 host) {
     return host >> HOST_FRAME_SHIFT;
 }
 
+/* INVLPGs remembered for the user window before all of it is revalidated instead. */
+#define MAX_PENDING 32u
+
 /* Flags of a live page (one that is mapped or fetched from). */
 enum { PAGE_FETCHED = 1, PAGE_GLOBAL = 2 };
 
@@ -83,9 +86,11 @@ struct rmap {
 
 struct mmu_windows {
     struct mmu *mmu;
-    unsigned users; /* user windows; window[0] is the kernel's, 1.. the users' */
-    int current;    /* current user window, or 0 when none is chosen */
-    bool stale;     /* CR3 changed since the current user window was chosen */
+    unsigned users;           /* user windows; window[0] is the kernel's, 1.. the users' */
+    int current;              /* current user window, or 0 when none is chosen */
+    bool stale;               /* CR3 changed since the current user window was chosen */
+    u32 pending[MAX_PENDING]; /* pages of the current user window flushed since it was last used */
+    unsigned pending_count;
     u64 tick;
     u64 mode; /* paging mode bits the windows were filled under */
     u32 maps, map_limit;

@@ -51,6 +51,7 @@ struct mon_options {
     bool rtc_set; /* -rtc base=... fixed the epoch */
     i64 rtc_epoch_s;
     const char *trace_list, *trace_file, *pidfile;
+    bool lockstep_all; /* compare every execution, not a sample */
     u8 escape_char; /* -echr: 1 = Ctrl-A */
     struct bt_config bt;
 };

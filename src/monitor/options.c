@@ -132,6 +132,11 @@ HANDLER(set_stats) { return o->stats = true, MON_PARSE_RUN; }
 HANDLER(set_verify) { return o->bt.verify = true, MON_PARSE_RUN; }
 HANDLER(set_lockstep) { return o->bt.lockstep = true, MON_PARSE_RUN; }
 
+HANDLER(set_lockstep_all) {
+    o->bt.lockstep = o->lockstep_all = true;
+    return MON_PARSE_RUN;
+}
+
 HANDLER(set_cpu) {
     if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
         mon_cpu_help();
@@ -485,7 +490,8 @@ static const struct option_row options[] = {
     {"stats", NO_ARG, set_stats, "          print counters at exit"},
     {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},
     {"lockstep", NO_ARG, set_lockstep,
-     "       run every unit in the interpreter too, stop at the first difference"},
+     "       run units in the interpreter too, stop at the first difference"},
+    {"lockstep-all", NO_ARG, set_lockstep_all, "\n                the same at every execution"},
     {"no-chain", NO_ARG, switch_off, "       do not link translated units"},
     {"no-retstack", NO_ARG, switch_off, "    do not pair calls and returns"},
     {"no-icache", NO_ARG, switch_off, "      no inline caches for indirect branches"},

@@ -79,33 +79,6 @@ static void cs_base_is_added(void **state) {
     assert_int_equal(g->cpu->gpr[R_EAX], 5);
 }
 
-static void random_bytes_never_break_the_interpreter(void **state) {
-    struct guest *g = *state;
-    u64 x = 88172645463325252ull;
-    for (unsigned round = 0; round < 20000; round++) {
-        guest_reset(g, round % 2 ? 3 : 0);
-        for (unsigned i = 0; i < 64; i += 8) {
-            x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-            store64(guest_at(g, CODE_BASE + i), x);
-            g->cpu->gpr[i / 8] = (u32)(x >> 20);
-        }
-        if (round % 3 == 0)
-            g->cpu->seg[SEG_CS].attr &= ~(u32)ATTR_DB;
-        g->cpu->eflags = F_FIXED | ((u32)x & F_ARITH);
-        for (unsigned i = 0; i < 8; i++) {
-            u32 before = g->cpu->eip;
-            enum interp_result r = interp_step(g->it, g->cpu);
-            if (r == INTERP_FAULT && !(g->cpu->eflags & F_TF))
-                assert_int_equal(g->cpu->eip, before);
-            if (r != INTERP_OK)
-                break;
-            assert_true(g->cpu->eflags & F_FIXED);
-        }
-        for (unsigned i = 0; i < 16; i++)
-            assert_int_equal(g->cpu->gpr[i] >> 32, 0);
-    }
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(rewritten_code_is_seen),
@@ -115,7 +88,6 @@ int main(void) {
         CASE(fifteen_bytes_are_the_limit),
         CASE(cs_limit_cuts_the_fetch),
         CASE(cs_base_is_added),
-        CASE(random_bytes_never_break_the_interpreter),
     };
     return cmocka_run_group_tests_name("interp.fetch", tests, NULL, NULL);
 }

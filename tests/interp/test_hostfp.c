@@ -328,9 +328,9 @@ static void compare(struct world *w, const u8 *bytes, const struct insn *in, boo
             /* Known deviations: PE beside an unmasked overflow or underflow; the sums of DPPS and
              * DPPD. */
             u32 differs = load32(cpu->fx + MXCSR) ^ n->signal_mxcsr;
-            u32 unmasked = n->signal_mxcsr & ~(mxcsr_before >> 7) & 0x18;
+            u32 range = n->signal_mxcsr & ~(mxcsr_before >> 7) & 0x18;
             bool dot = in->mnemonic == ZYDIS_MNEMONIC_DPPS || in->mnemonic == ZYDIS_MNEMONIC_DPPD;
-            if (!dot && (differs & ~(unmasked ? 0x20u : 0)))
+            if (!dot && (differs & ~(range ? 0x20u : 0)))
                 explain(bytes, in, "MXCSR after #XM differs");
             store32(cpu->fx + MXCSR, mxcsr_before);
         }

@@ -8,6 +8,7 @@
 #include "isa/insn.h"
 #include "native.inc"
 
+#include <cpuid.h>
 #include <stdio.h>
 
 /* ---- Random numbers: xorshift, seeded by the test, so that failures repeat ---- */
@@ -51,7 +52,7 @@ enum form_flags {
     NO66 = 512,
     F3 = 1024,
     F2 = 2048,
-    REG_ONLY = 4096,
+    ADDR16 = 4096, /* 16-bit addressing: only LEA, which accesses nothing */
     IMM16_8 = 8192 /* ENTER */
 };
 struct form {
@@ -97,6 +98,7 @@ static const struct form forms[] = {
     {0, 0x83, 0x83, DIGIT | IMM8, 0xff, 0},
     {0, 0x84, 0x8b, MODRM, 0, 0},
     {0, 0x8d, 0x8d, MODRM | MEM_ONLY, 0, 0},
+    {0, 0x8d, 0x8d, MODRM | MEM_ONLY | ADDR16, 0, 0},
     {0, 0x8f, 0x8f, DIGIT, 1, 0},
     {0, 0x90, 0x99, 0, 0, 0},
     {0, 0x9c, 0x9c, 0, 0, 0},
@@ -214,9 +216,19 @@ static unsigned random_digit(u8 digits) {
     return d;
 }
 
+/* Any 16-bit memory form: SDM volume 2, table 2-1. */
+static void put_memory16(struct trial *t, unsigned reg) {
+    unsigned mod = rnd_below(3), rm = rnd_below(8);
+    put(t, mod << 6 | reg << 3 | rm);
+    if (mod == 2 || (mod == 0 && rm == 6))
+        put_n(t, rnd(), 2);
+    else if (mod == 1)
+        put(t, rnd());
+}
+
 static void put_modrm(struct trial *t) {
     const struct form *f = t->form;
-    bool memory = f->flags & MEM_ONLY || (!(f->flags & REG_ONLY) && rnd() & 1);
+    bool memory = f->flags & MEM_ONLY || rnd() & 1;
     unsigned reg = f->flags & DIGIT ? random_digit(f->digits) : rnd_below(8);
     if (f->flags & BITS && memory) {
         reg = rnd_below(3);
@@ -226,7 +238,9 @@ static void put_modrm(struct trial *t) {
             return;
         }
     }
-    if (memory)
+    if (f->flags & ADDR16)
+        put_memory16(t, reg);
+    else if (memory)
         put_memory(t, reg);
     else
         put(t, 0xc0 | reg << 3 | rnd_below(8));
@@ -240,6 +254,12 @@ static void put_prefixes(struct trial *t, bool *word) {
         put(t, segments[rnd_below(3)]);
     if (*word)
         put(t, 0x66);
+    if (flags & ADDR16)
+        put(t, 0x67);
+    if (flags & (MODRM | DIGIT) && rnd_below(16) == 0)
+        put(t, 0xf0); /* LOCK: #UD on most */
+    if (flags & (MODRM | DIGIT) && t->form->map == 0 && rnd_below(16) == 0)
+        put(t, rnd() & 1 ? 0xf2 : 0xf3); /* means nothing here */
     if (flags & (F3 | F2))
         put(t, flags & F3 ? 0xf3 : 0xf2);
     if (flags & STRING && rnd() & 1) {
@@ -384,9 +404,14 @@ static void random_instructions_agree_with_the_host(void **state) {
         print_message("the host lends no memory below 4 GiB\n");
         skip();
     }
-    /* TZCNT, LZCNT, ADX and the like are tried only where the host has them. */
-    g->model.x1_ecx = __builtin_cpu_supports("lzcnt") ? BIT(5) : 0;
-    g->model.f7_ebx = (__builtin_cpu_supports("bmi") ? BIT(3) : 0) | BIT(19);
+    /* What only some hosts have is tried only there. */
+    u32 eax, ebx, ecx, edx;
+    if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx))
+        g->model.f7_ebx = ebx;
+    if (__get_cpuid(0x80000001, &eax, &ebx, &ecx, &edx))
+        g->model.x1_ecx = ecx;
+    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx))
+        g->model.f1_ecx = ecx;
     fill_memory(g);
     for (unsigned i = 0; i < trials && failed < 10; i++) {
         struct trial t;

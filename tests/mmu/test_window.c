@@ -855,5 +855,7 @@ int main(void) {
         T(after_any_change_the_window_agrees_with_a_pae_walk),
         T(a_host_without_mappings_left_costs_speed_and_nothing_else),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(stack.ss_sp);
+    return failed;
 }

@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Boots Debian's unmodified i386 kernels and checks what the guest prints.
+
+usage: debian.py CASE MONITOR GUEST-DIRECTORY PROBE SOURCE-DIRECTORY
+CASE is the name of one of the functions at the end. Without a fetched guest every case is skipped.
+"""
+
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+
+from machine import Machine, check, run_case, skip
+
+FIRST_LINE = "ringfold-init: first line"
+PROBES = ["checksum over 64 MiB", "200 fork+execs", "100 signals", "50 protection faults",
+          "4 threads", "system calls", "sleep", "500 pipe round trips", "copy on write",
+          "floating point", "1000 rewrites of a function"]
+
+case_name, monitor, guest, probe, source = sys.argv[1:6]
+machines = []
+
+
+def boot(*options, flavour="686", memory=256, append="", initrd=None):
+    if not initrd:
+        initrd = make_initrd()
+    machine = Machine(
+        monitor, "-kernel", f"{guest}/vmlinuz-{flavour}", "-initrd", initrd, "-m", str(memory),
+        "-append", f"console=ttyS0 quiet panic=-1 {append}", "-nographic", *options)
+    machines.append(machine)
+    return machine
+
+
+@functools.lru_cache
+def make_initrd():
+    """One initramfs of this run, with the probe in it."""
+    path = f"{scratch.name}/initrd.img"
+    subprocess.run([f"{source}/scripts/make-initramfs", "-b", f"{guest}/busybox", "-o", path,
+                    f"{probe}:/bin/probe"], check=True)
+    return path
+
+
+def version(flavour):
+    """The release that the kernel must report, from the package's name."""
+    with open(f"{guest}/version-{flavour}") as f:
+        return re.match(r"linux-image-(\S+)", f.read()).group(1)
+
+
+def end(machine, seconds=60):
+    status = machine.wait(seconds)
+    check(status == 0, f"exit status {status}, expected 0")
+
+
+def healthy(machine):
+    """The kernel's own checks of itself, among them the test vectors of its ciphers."""
+    for text in ("BUG:", "WARNING:", "Oops", "Call Trace", "test failed", "segfault", "unable to handle"):
+        check(text not in machine.out, f"the kernel complained: {text}")
+
+
+def run_probe(*options, seconds=120, **settings):
+    machine = boot("-no-reboot", *options, append="rf.run=/bin/probe", **settings)
+    end(machine, seconds)
+    for name in PROBES:
+        check(f"probe: {name} ok" in machine.out, f"the probe `{name}' did not succeed")
+    check("ringfold-init: status 0" in machine.out, "the probe failed")
+    healthy(machine)
+
+
+def shell_session(flavour, *options):
+    """A person's session at the shell, with everything typed before the machine has booted."""
+    machine = boot("-no-reboot", *options, flavour=flavour)
+    machine.type("uname -r\ncat /proc/cpuinfo\necho $((6 * 7)) > /tmp/x; cat /tmp/x\n"
+                 "dmesg | grep -c 'Call.Trace'\npoweroff -f\n")
+    machine.expect("Power down", 120)
+    end(machine)
+    healthy(machine)
+    check(version(flavour) in machine.out, f"uname does not say {version(flavour)}")
+    check(re.search(r"^42\r?$", machine.out, re.M), "the shell does not multiply")
+    check(re.search(r"^0\r?$", machine.out, re.M), "the kernel's log has a call trace")
+    flags = re.search(r"^flags\s*: (.*)$", machine.out, re.M)
+    check(flags, "/proc/cpuinfo shows no flags")
+    for flag in "fpu tsc msr pse pge cx8 sep cmov mmx fxsr sse sse2".split():
+        check(flag in flags.group(1).split(), f"/proc/cpuinfo lacks {flag}")
+    bugs = re.search(r"^bugs\s*:(.*)$", machine.out, re.M)
+    check(bugs and not {"cpu_meltdown", "spectre_v1", "l1tf", "mds"} & set(bugs.group(1).split()),
+          "/proc/cpuinfo lists speculation bugs")
+
+
+def shell():
+    shell_session("686")
+
+
+def shell_pae():
+    shell_session("686-pae")
+
+
+def probe_256():
+    run_probe()
+
+
+def probe_64():
+    run_probe(memory=64)
+
+
+def probe_1024():
+    run_probe(memory=1024)
+
+
+def probe_pae():
+    run_probe(flavour="686-pae")
+
+
+def probe_pae_1024():
+    run_probe(flavour="686-pae", memory=1024)
+
+
+def probe_verify():
+    """Every unit that is emitted passes the second opinion of Capstone."""
+    run_probe("-verify", seconds=300)
+
+
+def probe_small_cache():
+    """A translation cache that is full again and again."""
+    run_probe("-cache", "1M", seconds=300)
+
+
+def probe_plain():
+    """Every mechanism that only speeds things up is off."""
+    run_probe("-no-chain", "-no-retstack", "-no-icache", "-no-adapt", "-no-foresight", seconds=300)
+
+
+def lockstep():
+    """Every unit up to the first line of init, in both engines."""
+    machine = boot("-no-reboot", "-lockstep")
+    machine.expect(FIRST_LINE, 600)
+    machine.signal(signal.SIGTERM)
+    machine.wait(20)
+    check("differ" not in machine.err, "the engines differ")
+
+
+def interp():
+    """The reference interpreter alone, to the first line of init."""
+    machine = boot("-no-reboot", "-accel", "interp")
+    machine.expect(FIRST_LINE, 300)
+
+
+def reboot():
+    """Without -no-reboot the machine starts again."""
+    machine = boot()
+    machine.expect("# ", 120)
+    machine.type("reboot -f\n")
+    machine.expect(FIRST_LINE, 120, times=2)
+    machine.expect("# ", 120)
+    machine.type("poweroff -f\n")
+    end(machine)
+
+
+def no_reboot():
+    machine = boot("-no-reboot")
+    machine.type("reboot -f\n")
+    machine.expect(FIRST_LINE, 120)
+    end(machine)
+
+
+def idle():
+    """A guest that sleeps costs the host next to nothing."""
+    machine = boot("-no-reboot")
+    machine.type("echo re''ady; sleep 6; poweroff -f\n")
+    machine.expect("ready", 120)
+    machine._pump(1)
+    before = machine.cpu_seconds()
+    for _ in range(4):
+        machine._pump(1)
+    spent = machine.cpu_seconds() - before
+    end(machine)
+    check(spent < 1.0, f"an idle guest used {spent:.2f} s of CPU time in about 4 s")
+    print(f"idle: {spent:.2f} s of CPU time")
+
+
+def sigterm():
+    machine = boot()
+    machine.expect("# ", 120)
+    machine.signal(signal.SIGTERM)
+    machine.wait(10)
+    check("terminating on signal 15" in machine.err, "no `terminating on signal 15'")
+
+
+def console_keys():
+    """Ctrl-A h lists the keys, Ctrl-A c opens the console, Ctrl-A x ends the machine."""
+    machine = boot()
+    machine.expect("# ", 120)
+    machine.type("\x01h")
+    machine.expect("C-a x", 10)
+    machine.type("\x01cinfo registers\n")
+    machine.expect("EIP=", 10)
+    machine.type("info stats\n\x01c\n\x01x")
+    machine.wait(10)
+
+
+def serial_file():
+    path = f"{scratch.name}/serial"
+    machine = Machine(monitor, "-kernel", f"{guest}/vmlinuz-686", "-initrd", make_initrd(), "-m", "128M",
+                      "-append", "console=ttyS0 quiet rf.run=/bin/true", "--display", "none", "-serial",
+                      f"file:{path}", "-no-reboot", "-nodefaults", "-smp", "1", "-cpu", "max")
+    machines.append(machine)
+    end(machine, 120)
+    with open(path, errors="replace") as f:
+        check("ringfold-init: status 0" in f.read(), "the serial line's file lacks the guest's output")
+
+
+def bad_init():
+    """A kernel panic ends the machine under -no-reboot instead of hanging it."""
+    machine = boot("-no-reboot", append="rdinit=/nothing init=/nothing panic=-1")
+    machine.wait(120)
+    check("Kernel panic" in machine.out, "no panic")
+
+
+cases = {f.__name__: f for f in (
+    shell, shell_pae, probe_256, probe_64, probe_1024, probe_pae, probe_pae_1024, probe_verify,
+    probe_small_cache, probe_plain, lockstep, interp, reboot, no_reboot, idle, sigterm, console_keys,
+    serial_file, bad_init)}
+
+for name in ("vmlinuz-686", "vmlinuz-686-pae", "busybox"):
+    if not os.path.exists(f"{guest}/{name}"):
+        skip(f"no Debian guest in {guest} (scripts/fetch-guest fetches it)")
+with tempfile.TemporaryDirectory(prefix="ringfold-test-") as directory:
+    class scratch:
+        name = directory
+    sys.exit(run_case(cases[case_name], machines))
