@@ -32,7 +32,7 @@ struct bt_config {
     bool chain, retstack, icache, adapt, foresight; /* each mechanism can be switched off */
     bool verify;  /* Capstone checks every emitted unit */
     bool icount;  /* translated code counts guest instructions */
-    bool lockstep; /* one unit per bt_run, never chained */
+    bool lockstep; /* units end at every branch and are never chained: see bt_lockstep_compare */
 };
 void bt_config_default(struct bt_config *config);
 
@@ -64,6 +64,10 @@ void bt_set_budget(struct bt *bt, u64 insns);
 void bt_flush(struct bt *bt);
 /* lockstep: the guest instructions of the unit just run. */
 u32 bt_last_unit_insns(const struct bt *bt);
+/* lockstep: the next bt_run stops where its first unit ends, at the latest. Otherwise it goes on
+ * until it meets a unit that is due to be compared (its first executions, later every now and
+ * then) and returns BT_EXIT_UNIT_END in front of it. */
+void bt_lockstep_compare(struct bt *bt);
 
 /* ---- Looking inside ---- */
 struct bt_unit_info {
@@ -72,6 +76,7 @@ struct bt_unit_info {
     const u8 *host;
     u32 host_bytes;
     u8 cpl;
+    bool due; /* lockstep: this execution is one to compare */
     u64 id;
 };
 /* The unit whose host code contains pc; signal safe. */

@@ -55,7 +55,11 @@ struct bt_hot {
     u32 cr0, cr2, cr3, cr4;
     u16 selectors[6];
     u32 arg2;
-    u64 callout_return, stub_callout_returning;
+    u64 callout_return, stub_callout_returning, stub_load_segment;
+    u64 scratch;
+    struct bt_segment_cache {
+        u64 descriptor, minus_value, minus_selector;
+    } segment_cache[4]; /* by callout - CO_LOAD_ES */
     /* From here on for C only. */
     struct bt *bt;
     volatile u32 kick;
@@ -100,6 +104,10 @@ HOT_ASSERT(HOT_SELECTORS, selectors);
 HOT_ASSERT(HOT_ARG2, arg2);
 HOT_ASSERT(HOT_CALLOUT_RETURN, callout_return);
 HOT_ASSERT(HOT_STUB_CALLOUT_RETURNING, stub_callout_returning);
+HOT_ASSERT(HOT_STUB_LOAD_SEGMENT, stub_load_segment);
+HOT_ASSERT(HOT_SCRATCH, scratch);
+HOT_ASSERT(HOT_SEGMENT_CACHE, segment_cache);
+_Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
 
 static inline struct bt_hot *bt_hot(const struct cpu *cpu) {
     return (struct bt_hot *)cpu->engine_area;
@@ -139,6 +147,7 @@ struct bt_unit {
     u16 guest_bytes, insns;
     u8 cpl, fp;      /* key: virtual CPL; FP instructions allowed */
     bool valid;
+    u8 lockstep_runs; /* executions compared, up to LOCKSTEP_FIRST */
     u32 host, host_direct, host_bytes; /* cache offsets: indirect entry, direct entry */
     u32 slot_first, slot_count;
     u32 pc_first, pc_count;
@@ -160,6 +169,10 @@ struct bt_view_state {
 #define BT_SITE_BITS 12
 #define BT_HEAT_BITS 16
 #define BT_RECENT 32
+/* -lockstep: executions of each unit that are compared, and the interval after that (a prime, so as
+ * not to fall into step with the guest's loops). */
+#define LOCKSTEP_FIRST 64
+#define LOCKSTEP_INTERVAL 61
 
 struct bt_site {
     u64 gpa;
@@ -201,6 +214,9 @@ struct bt {
     u32 recent[BT_RECENT]; /* units entered by the dispatcher */
     u32 recent_next;
     u32 last_unit_insns;
+    bool lockstep_compare;   /* leave at the end of the unit */
+    bool lockstep_sample;    /* whatever unit comes next is one to compare */
+    u32 lockstep_since;      /* executions of units that are no longer new */
     struct bt_counters counters;
     struct bt_counters *stats; /* = &counters */
     bool tsc_inline;   /* RDTSC may be a light callout */
@@ -390,6 +406,8 @@ static inline bool bt_fp_allowed(const struct cpu *cpu) {
 void hot_load_flags(struct cpu *cpu);
 void hot_store_flags(struct cpu *cpu);
 void hot_load_segments(struct cpu *cpu);
+/* Forgets what segment loads found: after anything that may change descriptor tables' mappings. */
+void hot_forget_segments(struct cpu *cpu);
 void hot_select_ring(struct cpu *cpu); /* window, view table and return stack of cpu->cpl */
 void hot_set_window(struct cpu *cpu, u64 base);
 void bt_reset_return_stack(struct bt *bt, bool user);
@@ -401,12 +419,23 @@ bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa);
 void bt_publish(struct bt *bt, u32 unit);
 u32 bt_enter(struct cpu *cpu, const void *code);
 extern const u8 bt_stub_callout[], bt_stub_return_miss[], bt_stub_indirect_miss[];
-extern const u8 bt_stub_callout_returning[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
+extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
 extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
 bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes);
 void bt_remove_fault_handlers(struct bt *bt);
 /* Internal exit value: go round bt_run's loop again (translate, drain, ...). */
 #define BT_EXIT_AGAIN 0x100u
+
+/* The same tests as ringcomp's, inline for the dispatch path. */
+static inline bool segment_full(const struct segment *s) {
+    return s->limit == UINT32_MAX && (s->attr & (ATTR_NULL | ATTR_P | ATTR_S)) == (ATTR_P | ATTR_S);
+}
+static inline bool data_segment_unlimited(const struct segment *s) {
+    return segment_full(s) && (s->attr & (ATTR_CODE | ATTR_E | ATTR_W)) == ATTR_W;
+}
+static inline bool code_segment_flat(const struct segment *s) {
+    return segment_full(s) && s->base == 0 && (s->attr & ATTR_CODE) && (s->attr & ATTR_DB);
+}
 
 /* ---- verify.c ---- */
 /* Checks the host code of a unit against the rules above. NULL, or what is wrong, at *offset. */

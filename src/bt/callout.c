@@ -33,10 +33,43 @@ void hot_store_flags(struct cpu *cpu) {
 void hot_load_segments(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
     u64 poison = (u64)cpu + CPU_POISON_OFFSET;
-    hot->fs_base_ptr = rc_segment_is_unlimited(&cpu->seg[SEG_FS]) ? (u64)&cpu->seg[SEG_FS].base : poison;
-    hot->gs_base_ptr = rc_segment_is_unlimited(&cpu->seg[SEG_GS]) ? (u64)&cpu->seg[SEG_GS].base : poison;
+    const struct segment *fs = &cpu->seg[SEG_FS], *gs = &cpu->seg[SEG_GS];
+    hot->fs_base_ptr = data_segment_unlimited(fs) ? (u64)&fs->base : poison;
+    hot->gs_base_ptr = data_segment_unlimited(gs) ? (u64)&gs->base : poison;
     for (int i = 0; i < 6; i++)
         hot->selectors[i] = cpu->seg[i].selector;
+}
+
+static const u64 null_descriptor;
+
+void hot_forget_segments(struct cpu *cpu) {
+    for (int i = 0; i < 4; i++) /* no sum is zero */
+        bt_hot(cpu)->segment_cache[i] =
+            (struct bt_segment_cache){.descriptor = (u64)&null_descriptor, .minus_value = 1};
+}
+
+static const u8 cached_segment[4] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+
+/* IRET and SYSEXIT may have loaded other selectors, or null ones. */
+static void forget_changed_segments(struct cpu *cpu) {
+    struct bt_segment_cache *c = bt_hot(cpu)->segment_cache;
+    for (int i = 0; i < 4; i++)
+        if (c[i].minus_selector + cpu->seg[cached_segment[i]].selector != 0)
+            c[i].minus_value = 1, c[i].descriptor = (u64)&null_descriptor;
+}
+
+static void remember_segment(struct cpu *cpu, unsigned which, u16 selector) {
+    struct bt_segment_cache *c = &bt_hot(cpu)->segment_cache[which];
+    const void *descriptor = &null_descriptor;
+    if (selector & ~7)
+        descriptor = selector & 4 ? NULL
+                                  : mmu_host_pointer(cpu, cpu->gdtr.base + (selector & ~7u), 8,
+                                                     MMU_READ | MMU_SUPERVISOR);
+    if (!descriptor)
+        return;
+    c->descriptor = (u64)descriptor;
+    c->minus_value = -load64(descriptor);
+    c->minus_selector = -(u64)selector;
 }
 
 #define ARCH_SET_GS_CODE 0x1001
@@ -106,7 +139,7 @@ static u64 dispatch(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
     struct bt *bt = hot->bt;
     hot_load_flags(cpu); /* leaving stores them back */
-    if (bt->config.lockstep)
+    if (bt->lockstep_compare)
         return leave(cpu, cpu->eip, BT_EXIT_UNIT_END);
     if (hot->kick)
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
@@ -120,18 +153,25 @@ static u64 dispatch(struct cpu *cpu) {
     return ((u64 *)hot->view_table)[cpu->eip & (VIEW_ENTRIES - 1)];
 }
 
+static bool lockstep_due(struct bt *bt, u32 unit) {
+    bt->lockstep_sample = ++bt->lockstep_since % LOCKSTEP_INTERVAL == 0;
+    return bt->lockstep_sample || bt->unit[unit].lockstep_runs < LOCKSTEP_FIRST;
+}
+
 /* A translated unit at eip, or leave. Flags stay in the hot area. */
 static u64 resolve(struct cpu *cpu, u32 eip, u32 *unit) {
     struct bt_hot *hot = bt_hot(cpu);
     struct bt *bt = hot->bt;
     u64 gpa;
     cpu->eip = eip;
-    if (bt->config.lockstep)
+    if (bt->lockstep_compare)
         return leave(cpu, eip, BT_EXIT_UNIT_END);
     if (hot->kick)
         return leave(cpu, eip, BT_EXIT_KICK);
     if (!bt_find_current(bt, unit, &gpa) || *unit == BT_NONE)
         return leave(cpu, eip, BT_EXIT_AGAIN);
+    if (bt->config.lockstep && lockstep_due(bt, *unit))
+        return leave(cpu, eip, BT_EXIT_UNIT_END);
     bt->recent[bt->recent_next++ % BT_RECENT] = *unit;
     return (u64)unit_direct_entry(bt, *unit);
 }
@@ -171,13 +211,15 @@ static u64 co_indirect(struct cpu *cpu, u32 eip) {
 
 /* ---- segments and flags ---- */
 
-static u64 load_segment(struct cpu *cpu, enum seg seg, u32 eip) {
+static u64 load_segment(struct cpu *cpu, unsigned which, u32 eip) {
+    enum seg seg = cached_segment[which];
     struct bt_hot *hot = bt_hot(cpu);
     u32 cs_next = hot->arg1;
     cpu->eip = eip;
     hot_store_flags(cpu);
     if (!rc_load_segment(cpu, seg, (u16)hot->arg0))
         return leave(cpu, eip, BT_EXIT_FAULT);
+    remember_segment(cpu, which, (u16)hot->arg0);
     cpu->gpr[R_ESP] = (u32)(cpu->gpr[R_ESP] + hot->arg2);
     hot_load_segments(cpu);
     if (code_writes_pending(cpu) || !bt_mode_translatable(cpu))
@@ -185,10 +227,10 @@ static u64 load_segment(struct cpu *cpu, enum seg seg, u32 eip) {
     return 0;
 }
 
-static u64 co_load_es(struct cpu *cpu, u32 eip) { return load_segment(cpu, SEG_ES, eip); }
-static u64 co_load_ds(struct cpu *cpu, u32 eip) { return load_segment(cpu, SEG_DS, eip); }
-static u64 co_load_fs(struct cpu *cpu, u32 eip) { return load_segment(cpu, SEG_FS, eip); }
-static u64 co_load_gs(struct cpu *cpu, u32 eip) { return load_segment(cpu, SEG_GS, eip); }
+static u64 co_load_es(struct cpu *cpu, u32 eip) { return load_segment(cpu, 0, eip); }
+static u64 co_load_ds(struct cpu *cpu, u32 eip) { return load_segment(cpu, 1, eip); }
+static u64 co_load_fs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 2, eip); }
+static u64 co_load_gs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 3, eip); }
 
 static u64 co_popf(struct cpu *cpu, u32 eip) {
     struct bt_hot *hot = bt_hot(cpu);
@@ -221,6 +263,7 @@ static u64 co_rdtsc(struct cpu *cpu, u32 eip) {
 static u64 transferred(struct cpu *cpu, u32 eip, bool ok) {
     if (!ok)
         return leave(cpu, eip, BT_EXIT_FAULT);
+    forget_changed_segments(cpu);
     return dispatch(cpu);
 }
 

@@ -16,6 +16,7 @@ static void describe(const struct bt *bt, u32 index, struct bt_unit_info *out) {
                                  .host = bt->cache_rx + u->host,
                                  .host_bytes = u->host_bytes,
                                  .cpl = u->cpl,
+                                 .due = bt->lockstep_sample || u->lockstep_runs < LOCKSTEP_FIRST,
                                  .id = bt->generation << 32 | index};
 }
 
@@ -46,6 +47,11 @@ bool bt_unit_current(struct bt *bt, struct bt_unit_info *out) {
         return false;
     describe(bt, index, out);
     return true;
+}
+
+void bt_lockstep_compare(struct bt *bt) {
+    bt->lockstep_compare = true;
+    bt->lockstep_sample = false;
 }
 
 u32 bt_last_unit_insns(const struct bt *bt) { return bt->last_unit_insns; }

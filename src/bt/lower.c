@@ -207,13 +207,19 @@ static void lower_lea(struct translation *t, const struct insn *in) {
 
 /* ---- shared pieces ---- */
 
+static u32 callout_stub(unsigned callout, bool returns) {
+    if (callout >= CO_LOAD_ES && callout <= CO_LOAD_GS)
+        return HOT_STUB_LOAD_SEGMENT;
+    return returns ? HOT_STUB_CALLOUT_RETURNING : HOT_STUB_CALLOUT;
+}
+
 /* Callout with argument r8d. returns: called, comes back when the callout's result is 0. */
 void lower_callout(struct translation *t, unsigned callout, u32 arg, bool returns) {
     struct emit *e = &t->e;
     emit_mov_imm32(e, H_R8, arg);
     emit_mov_imm32(e, H_R9, callout);
     emit_op_mem(e, (struct host_op){.opcode = 0xff, .reg = returns ? 2 : 4},
-                hot_mem(returns ? HOT_STUB_CALLOUT_RETURNING : HOT_STUB_CALLOUT));
+                hot_mem(callout_stub(callout, returns)));
 }
 
 void lower_emulate(struct translation *t, u32 eip) {

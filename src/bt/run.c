@@ -3,7 +3,6 @@
  * finds or makes the unit at cpu->eip and enters it; translated code comes back with a reason.
  */
 #include "bt/bt_internal.h"
-#include "ringcomp/ringcomp.h"
 
 #include <cpuid.h>
 #include <stdio.h>
@@ -49,6 +48,7 @@ static void init_hot(struct bt *bt) {
     *hot = (struct bt_hot){.bt = bt,
                            .stub_callout = (u64)bt_stub_callout,
                            .stub_callout_returning = (u64)bt_stub_callout_returning,
+                           .stub_load_segment = (u64)bt_stub_load_segment,
                            .stub_return_miss = (u64)bt_stub_return_miss,
                            .stub_indirect_miss = (u64)bt_stub_indirect_miss,
                            .sti_poll = (u64)&hot->sti_poll,
@@ -168,8 +168,8 @@ void bt_flush(struct bt *bt) {
 
 /* ---- mode and views ---- */
 
-static bool flat32(const struct segment *s) {
-    return (s->attr & ATTR_DB) && rc_segment_is_flat(s);
+static bool data_flat(const struct segment *s) {
+    return s->base == 0 && data_segment_unlimited(s);
 }
 
 bool bt_mode_translatable(const struct cpu *cpu) {
@@ -181,8 +181,9 @@ bool bt_mode_translatable(const struct cpu *cpu) {
         return false;
     if (cpu->dr[7] & 0xff)
         return false;
-    return flat32(&cpu->seg[SEG_CS]) && flat32(&cpu->seg[SEG_SS]) &&
-           rc_segment_is_flat(&cpu->seg[SEG_DS]) && rc_segment_is_flat(&cpu->seg[SEG_ES]);
+    return code_segment_flat(&cpu->seg[SEG_CS]) && data_flat(&cpu->seg[SEG_SS]) &&
+           (cpu->seg[SEG_SS].attr & ATTR_DB) && data_flat(&cpu->seg[SEG_DS]) &&
+           data_flat(&cpu->seg[SEG_ES]);
 }
 
 void bt_reset_return_stack(struct bt *bt, bool user) {
@@ -305,6 +306,7 @@ static u32 enter(struct bt *bt, u32 unit) {
     struct cpu *cpu = bt->cpu;
     hot_load_flags(cpu);
     hot_load_segments(cpu);
+    hot_forget_segments(cpu);
     struct bt_hot *hot = bt_hot(cpu);
     hot->cr0 = cpu->cr0;
     hot->cr2 = cpu->cr2;
@@ -316,6 +318,8 @@ static u32 enter(struct bt *bt, u32 unit) {
     bt->last_unit_insns = bt->unit[unit].insns;
     bt->stats->dispatches++;
     i64 budget = hot->budget;
+    if (bt->lockstep_compare)
+        bt->unit[unit].lockstep_runs += bt->unit[unit].lockstep_runs < LOCKSTEP_FIRST;
     u32 exit = bt_enter(cpu, unit_direct_entry(bt, unit));
     if (bt->config.icount)
         cpu->insn_count += (u64)(budget - hot->budget);
@@ -353,7 +357,7 @@ static bool before_entry(struct bt *bt, enum bt_exit *exit) {
     return true;
 }
 
-enum bt_exit bt_run(struct bt *bt) {
+static enum bt_exit run(struct bt *bt) {
     for (;;) {
         enum bt_exit exit;
         u32 unit;
@@ -364,8 +368,10 @@ enum bt_exit bt_run(struct bt *bt) {
         trace_unit(bt, unit);
         u32 code = enter(bt, unit);
         learn_from_fault(bt);
-        if (code == BT_EXIT_AGAIN)
+        if (code == BT_EXIT_AGAIN && !bt->lockstep_compare)
             continue;
+        if (code == BT_EXIT_AGAIN)
+            code = BT_EXIT_UNIT_END;
         if (code == BT_EXIT_KICK && bt_hot(bt->cpu)->kick)
             take_kick(bt);
         bt->stats->exits++;
@@ -373,4 +379,10 @@ enum bt_exit bt_run(struct bt *bt) {
         TRACE(exits, "exit %u at %08x\n", code, bt->cpu->eip);
         return code;
     }
+}
+
+enum bt_exit bt_run(struct bt *bt) {
+    enum bt_exit exit = run(bt);
+    bt->lockstep_compare = false;
+    return exit;
 }

@@ -166,6 +166,12 @@ static bool callout_returns(u32 callout) {
     }
 }
 
+static u32 callout_stub(u32 callout) {
+    if (callout >= CO_LOAD_ES && callout <= CO_LOAD_GS)
+        return HOT_STUB_LOAD_SEGMENT;
+    return callout_returns(callout) ? HOT_STUB_CALLOUT_RETURNING : HOT_STUB_CALLOUT;
+}
+
 /* mov r8d,arg; mov r9d,callout; jmp [r15+HOT_STUB_CALLOUT] or call [..._RETURNING] */
 static u32 match_callout(struct verifier *v, u32 offset) {
     struct cursor c = cursor_at(v, offset);
@@ -177,7 +183,7 @@ static u32 match_callout(struct verifier *v, u32 offset) {
         return 0;
     bool returns = callout_returns(callout);
     TAKE(&c, 0x41, 0xff, returns ? 0x97 : 0xa7);
-    take_u32(&c, returns ? HOT_STUB_CALLOUT_RETURNING : HOT_STUB_CALLOUT);
+    take_u32(&c, callout_stub(callout));
     const struct bt_unit *u = v->unit;
     if (callout == CO_LINK && u && arg - u->slot_first >= u->slot_count)
         return 0;

@@ -60,7 +60,7 @@ struct row {
 #define BIND(fn)                                                                                   \
     { .bind = bind_##fn }
 
-/* clang-format off: a table */
+/* clang-format off */
 static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
     /* arithmetic and logic */
     M(ADD) = BIND(add), M(OR) = BIND(or), M(ADC) = BIND(adc), M(SBB) = BIND(sbb),

@@ -347,6 +347,9 @@ static enum kind kind_of(const struct insn *in) {
 bool hostfp_handles(const struct insn *in) {
     if (in->map == 0)
         return (in->opcode & 0xf8) == 0xd8 || in->opcode == 0x9b;
+    /* CVT(T)SS2SI and CVT(T)SD2SI from memory name no vector register. */
+    if (in->map == 1 && (in->opcode == 0x2c || in->opcode == 0x2d))
+        return true;
     for (unsigned i = 0; i < in->op_count; i++)
         if (in->op[i].type == OP_REG &&
             (in->op[i].reg_class == RC_MMX || in->op[i].reg_class == RC_XMM))

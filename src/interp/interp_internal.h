@@ -323,46 +323,49 @@ u32 debug_hits(const struct cpu *cpu, u32 lin, unsigned bytes, u32 kinds);
 enum { DR_EXEC = 1 << 0, DR_WRITE = 1 << 1, DR_IO = 1 << 2, DR_ACCESS = 1 << 3 };
 enum { DR7_ANY_ENABLE = 0xff, DR6_BS = 1 << 14 };
 
-/* ---- The families. EXEC lists plain functions, BIND functions that choose by operands. ---- */
+/* ---- The families: plain functions by file, then functions that choose one by operands ---- */
+/* clang-format off */
 #define INTERP_EXEC_FUNCTIONS(X)                                                                   \
     /* alu.c */                                                                                    \
-    X(exec_neg)                                                                                    \
-    X(exec_not)                                                                                    \
-    X(exec_cmpxchg)                                                                                \
-    X(exec_xadd) /* shift.c */                                                                     \
-        X(exec_rol) X(exec_ror) X(exec_rcl) X(exec_rcr) X(exec_shl) X(exec_shr) X(exec_sar)        \
-            X(exec_shld) X(exec_shrd)                     /* muldiv.c */                           \
-        X(exec_mul) X(exec_imul) X(exec_div) X(exec_idiv) /* bit.c */                              \
-        X(exec_bt) X(exec_bts) X(exec_btr) X(exec_btc) X(exec_bsf) X(exec_bsr) X(exec_tzcnt)       \
-            X(exec_lzcnt) X(exec_popcnt) X(exec_bswap) X(exec_crc32) X(exec_adcx)                  \
-                X(exec_adox) /* move.c */                                                          \
-        X(exec_mov_any) X(exec_movzx) X(exec_movsx) X(exec_movbe) X(exec_xchg) X(exec_lea)         \
-            X(exec_cmov) X(exec_setcc) X(exec_cbw) X(exec_cwde) X(exec_cwd) X(exec_cdq)            \
-                X(exec_xlat) X(exec_lahf) X(exec_sahf) X(exec_salc) X(exec_clc) X(exec_stc)        \
-                    X(exec_cmc) X(exec_cld) X(exec_std) X(exec_nop) X(exec_cmpxchg8b) X(exec_lds)  \
-                        X(exec_les) X(exec_lfs) X(exec_lgs) X(exec_lss) /* string.c */             \
-        X(exec_movs) X(exec_stos) X(exec_lods) X(exec_cmps) X(exec_scas) X(exec_ins)               \
-            X(exec_outs) /* stack.c */                                                             \
-        X(exec_push) X(exec_pop) X(exec_pusha) X(exec_popa) X(exec_pushf) X(exec_popf)             \
-            X(exec_enter) X(exec_leave) /* control.c */                                            \
-        X(exec_jmp) X(exec_call) X(exec_ret) X(exec_iret) X(exec_jcxz) X(exec_loop) X(exec_int)    \
-            X(exec_int3) X(exec_into) X(exec_int1) X(exec_bound) X(exec_sysenter) X(exec_sysexit)  \
-                X(exec_ud) /* system.c */                                                          \
-        X(exec_hlt) X(exec_cli) X(exec_sti) X(exec_clts) X(exec_in) X(exec_out) X(exec_lgdt)       \
-            X(exec_lidt) X(exec_sgdt) X(exec_sidt) X(exec_lldt) X(exec_ltr) X(exec_sldt)           \
-                X(exec_str) X(exec_lmsw) X(exec_smsw) X(exec_lar) X(exec_lsl) X(exec_verr)         \
-                    X(exec_verw) X(exec_arpl) X(exec_invlpg) X(exec_invd) X(exec_rdmsr)            \
-                        X(exec_wrmsr) X(exec_rdtsc) X(exec_rdtscp) X(exec_rdpmc) X(exec_cpuid)     \
-                            X(exec_monitor) X(exec_mwait) X(exec_clflush) X(exec_rdrand)           \
-                                X(exec_clac) X(exec_stac)                       /* bcd.c */        \
-        X(exec_aaa) X(exec_aas) X(exec_aam) X(exec_aad) X(exec_daa) X(exec_das) /* dispatch.c */   \
-        X(exec_hostfp)
+    X(exec_neg) X(exec_not) X(exec_cmpxchg) X(exec_xadd)                                           \
+    /* shift.c */                                                                                  \
+    X(exec_rol) X(exec_ror) X(exec_rcl) X(exec_rcr) X(exec_shl) X(exec_shr) X(exec_sar)            \
+    X(exec_shld) X(exec_shrd)                                                                      \
+    /* muldiv.c */                                                                                 \
+    X(exec_mul) X(exec_imul) X(exec_div) X(exec_idiv)                                              \
+    /* bit.c */                                                                                    \
+    X(exec_bt) X(exec_bts) X(exec_btr) X(exec_btc) X(exec_bsf) X(exec_bsr) X(exec_tzcnt)           \
+    X(exec_lzcnt) X(exec_popcnt) X(exec_bswap) X(exec_crc32) X(exec_adcx) X(exec_adox)             \
+    /* move.c */                                                                                   \
+    X(exec_mov_any) X(exec_movzx) X(exec_movsx) X(exec_movbe) X(exec_xchg) X(exec_lea)             \
+    X(exec_cmov) X(exec_setcc) X(exec_cbw) X(exec_cwde) X(exec_cwd) X(exec_cdq) X(exec_xlat)       \
+    X(exec_lahf) X(exec_sahf) X(exec_salc) X(exec_clc) X(exec_stc) X(exec_cmc) X(exec_cld)         \
+    X(exec_std) X(exec_nop) X(exec_cmpxchg8b) X(exec_lds) X(exec_les) X(exec_lfs) X(exec_lgs)      \
+    X(exec_lss)                                                                                    \
+    /* string.c */                                                                                 \
+    X(exec_movs) X(exec_stos) X(exec_lods) X(exec_cmps) X(exec_scas) X(exec_ins) X(exec_outs)      \
+    /* stack.c */                                                                                  \
+    X(exec_push) X(exec_pop) X(exec_pusha) X(exec_popa) X(exec_pushf) X(exec_popf) X(exec_enter)   \
+    X(exec_leave)                                                                                  \
+    /* control.c */                                                                                \
+    X(exec_jmp) X(exec_call) X(exec_ret) X(exec_iret) X(exec_jcxz) X(exec_loop) X(exec_int)        \
+    X(exec_int3) X(exec_into) X(exec_int1) X(exec_bound) X(exec_sysenter) X(exec_sysexit)          \
+    X(exec_ud)                                                                                     \
+    /* system.c */                                                                                 \
+    X(exec_hlt) X(exec_cli) X(exec_sti) X(exec_clts) X(exec_in) X(exec_out) X(exec_lgdt)           \
+    X(exec_lidt) X(exec_sgdt) X(exec_sidt) X(exec_lldt) X(exec_ltr) X(exec_sldt) X(exec_str)       \
+    X(exec_lmsw) X(exec_smsw) X(exec_lar) X(exec_lsl) X(exec_verr) X(exec_verw) X(exec_arpl)       \
+    X(exec_invlpg) X(exec_invd) X(exec_rdmsr) X(exec_wrmsr) X(exec_rdtsc) X(exec_rdtscp)           \
+    X(exec_rdpmc) X(exec_cpuid) X(exec_monitor) X(exec_mwait) X(exec_clflush) X(exec_rdrand)       \
+    X(exec_clac) X(exec_stac)                                                                      \
+    /* bcd.c */                                                                                    \
+    X(exec_aaa) X(exec_aas) X(exec_aam) X(exec_aad) X(exec_daa) X(exec_das)                        \
+    /* dispatch.c */                                                                               \
+    X(exec_hostfp)
 #define INTERP_BIND_FUNCTIONS(X)                                                                   \
-    X(bind_add)                                                                                    \
-    X(bind_or)                                                                                     \
-    X(bind_adc)                                                                                    \
-    X(bind_sbb) X(bind_and) X(bind_sub) X(bind_xor) X(bind_cmp) X(bind_test) X(bind_inc)           \
-        X(bind_dec) X(bind_mov) X(bind_jcc)
+    X(bind_add) X(bind_or) X(bind_adc) X(bind_sbb) X(bind_and) X(bind_sub) X(bind_xor)             \
+    X(bind_cmp) X(bind_test) X(bind_inc) X(bind_dec) X(bind_mov) X(bind_jcc)
+/* clang-format on */
 
 #define X(name) enum ex name(struct interp *it, struct cpu *cpu, const struct insn *in);
 INTERP_EXEC_FUNCTIONS(X)

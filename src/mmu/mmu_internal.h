@@ -7,8 +7,8 @@
 
 #include "base/cpu.h"
 
-/* Soft TLB: direct-mapped by linear page number, one array per privilege. tag = page | 1 when valid
- * for that access; host_delta + lin = host pointer. */
+/* Soft TLB: direct-mapped by linear page number, one array per privilege. tag = page | 1 when
+ * valid for that access; host_delta + lin = host pointer. */
 #define SOFTTLB_ENTRIES 256
 struct softtlb_entry {
     u32 read_tag, write_tag, fetch_tag; /* lin page | 1, or 0 */
@@ -49,8 +49,8 @@ static inline bool mmu_gpa_is_ram(const struct mmu *mmu, u64 gpa) {
     return gpa < mmu->ram_bytes && (gpa < 0xa0000 || gpa >= 0xc0000);
 }
 
-/* Page-table entry bits common to both formats: SDM volume 3, section 4.3 "32-bit Paging" and 4.4
- * "PAE Paging". */
+/* Page-table entry bits common to both formats: SDM volume 3, section 4.3 "32-bit Paging" and
+ * 4.4 "PAE Paging". */
 enum {
     PTE_P = 1 << 0,
     PTE_W = 1 << 1,

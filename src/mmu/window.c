@@ -1,12 +1,11 @@
 /*
- * window.c: which window is current, what a host fault in it means, and what
- * the architecture's events do to the windows. A window is a very large TLB: it
- * may hold any translation that was true when last revalidated, and
- * revalidation happens exactly where the architecture flushes.
+ * window.c: which window is current, what a host fault in it means, and what the architecture's
+ * events do to the windows. A window is a very large TLB: it may hold any translation that was true
+ * when last revalidated, and revalidation happens exactly where the architecture flushes.
  *
- * The user window of a CR3 is chosen and revalidated when ring 3 is next
- * entered, not at the CR3 load: kernels load CR3 more often than they return to another process.
- * INVLPG waits likewise: copy-on-write flushes the page first and stores the new entry after.
+ * The user window of a CR3 is chosen and revalidated when ring 3 is next entered, not at the CR3
+ * load: kernels load CR3 more often than they return to another process. INVLPG waits likewise:
+ * copy-on-write flushes the page first and stores the new entry after.
  */
 #include "mmu/window.h"
 
@@ -122,8 +121,7 @@ static u64 user_key(const struct cpu *cpu) {
     return cpu->cr4 & CR4_PAE ? (cpu->cr3 & ~0x1fu) | 2 : (cpu->cr3 & ~PAGE_OFFSET_MASK) | 1;
 }
 
-/* The window of this address space: its own, else a free one, else the least
- * recently used. */
+/* The window of this address space: its own, else a free one, else the least recently used. */
 static struct window *choose_user(struct mmu_windows *ws, u64 key) {
     struct window *oldest = NULL;
     for (unsigned i = 1; i <= ws->users; i++) {
@@ -192,8 +190,8 @@ bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin)
 
 /* ---- Faults ---- */
 
-/* The guest may be in a loop that the mapping cannot satisfy, for a reason the
- * books do not know: emulating one instruction always makes progress. */
+/* The guest may be in a loop that the mapping cannot satisfy, for a reason the books do not
+ * know: emulating one instruction always makes progress. */
 static bool no_progress(struct mmu_windows *ws, u32 lin) {
     if (ws->last_lin != lin) {
         ws->last_lin = lin;
@@ -205,8 +203,7 @@ static bool no_progress(struct mmu_windows *ws, u32 lin) {
     return true;
 }
 
-/* Fills, making room as long as that can help: first with foresight, at last
- * the one page. */
+/* Fills, making room as long as that can help: first with foresight, at last the one page. */
 static bool fill(struct cpu *cpu, struct window *w, u32 lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
     enum fill_result result = region_fill(cpu, w, lin, false);
@@ -292,9 +289,8 @@ void mmu_windows_cr3_loaded(struct cpu *cpu) {
     window_revalidate(cpu, &ws->window[0], cpu->cr4 & CR4_PGE, false);
 }
 
-/* A change of CR4.PGE alone is how kernels flush global pages, one of CR0.WP
- * how they patch read-only text: both keep the format of the tables, so
- * revalidation does. */
+/* A change of CR4.PGE alone is how kernels flush global pages, one of CR0.WP how they patch
+ * read-only text: both keep the format of the tables, so revalidation does. */
 void mmu_windows_mode_changed(struct cpu *cpu) {
     struct mmu_windows *ws = cpu->mmu->windows;
     u64 changed = ws->mode ^ mode_bits(cpu), soft = CR0_WP | (u64)CR4_PGE << 32;

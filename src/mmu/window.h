@@ -1,11 +1,9 @@
 /*
- * window.h: what the files of the window machinery share. window.c decides,
- * window_region.c keeps the books of each 4 MiB, window_hosted.c alone talks to
- * the host: replacing it by one that writes real page-table entries gives the
- * metal substrate.
+ * window.h: what the files of the window machinery share. window.c decides, window_region.c keeps
+ * the books of each 4 MiB, window_hosted.c alone talks to the host: replacing it by one that writes
+ * real page-table entries gives the metal substrate.
  *
- * Nothing here allocates after mmu_windows_create: the host fault handler runs
- * through all of it.
+ * Nothing here allocates after mmu_windows_create: the host fault handler runs through all of it.
  */
 #ifndef RINGFOLD_MMU_WINDOW_H
 #define RINGFOLD_MMU_WINDOW_H
@@ -22,10 +20,9 @@
 #define WINDOWS_DEFAULT_USERS 48u
 #define WINDOWS_DEFAULT_REGIONS 1024u
 
-/* What the host maps at one page: 0 for nothing, else frame << 3 with HOST_P
- * and perhaps HOST_W, or with HOST_PARKED: the mapping is there but
- * inaccessible. Parking a page takes a third of the time that unmapping takes,
- * and so does making it accessible again. */
+/* What the host maps at one page: 0 for nothing, else frame << 3 with HOST_P and perhaps HOST_W,
+ * or with HOST_PARKED: the mapping is there but inaccessible. Parking a page takes a third of the
+ * time that unmapping takes, and so does making it accessible again. */
 enum {
     HOST_P = 1,
     HOST_W = 2,
@@ -44,11 +41,10 @@ static inline u32 host_frame(u32 host) {
 /* Flags of a live page (one that is mapped or fetched from). */
 enum { PAGE_FETCHED = 1, PAGE_GLOBAL = 2 };
 
-/* The books of 4 MiB of one window. "Half" is what one PDE covers: 4 MiB with
- * 32-bit paging (only half 0 is used), 2 MiB with PAE. snapshot holds the
- * page-table entries as they were when the pages were filled; entries of pages
- * that are not live mean nothing, but those between lo and hi are kept near the
- * truth so that the common comparison is one memcmp. */
+/* The books of 4 MiB of one window. "Half" is what one PDE covers: 4 MiB with 32-bit paging
+ * (only half 0 is used), 2 MiB with PAE. snapshot holds the page-table entries as they were when
+ * the pages were filled; entries of pages that are not live mean nothing, but those between lo and
+ * hi are kept near the truth so that the common comparison is one memcmp. */
 struct shadow_region {
     u16 slot;       /* linear address >> 22 */
     u16 list_index; /* in window.list */
@@ -76,8 +72,8 @@ struct window {
     u16 weak[WINDOW_REGIONS];   /* live pages that are not global, by slot */
 };
 
-/* Writable mappings of one physical page: how many, and where the latest were
- * made. Hints may be stale, the count never is. */
+/* Writable mappings of one physical page: how many, and where the latest were made. Hints may be
+ * stale, the count never is. */
 struct rmap {
     u32 kernel_page, user_page; /* linear page numbers */
     u16 user_window;
@@ -142,27 +138,24 @@ static inline u64 load_entry(const u8 *table, u32 i, u32 bytes) {
 }
 enum half_kind half_kind_of(const struct cpu *cpu, u64 pde);
 
-/* What the window should map at lin by the guest's tables, without side
- * effects: 0 where nothing, A=0 included. */
+/* What the window should map at lin by the guest's tables, without side effects: 0 where
+ * nothing, A=0 included. */
 u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin);
 
 enum fill_result { FILL_DONE, FILL_NO_ROOM, FILL_HOST_FAILED };
-/* Maps the page of lin, which the tables grant with A=1, and its neighbours by
- * foresight; only the page itself when `alone`. */
+/* Maps the page of lin, which the tables grant with A=1, and its neighbours by foresight; only
+ * the page itself when `alone`. */
 enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool alone);
-/* Remembers that code is fetched from the page of lin, just walked. False when
- * the books are full.
- */
+/* Remembers that code is fetched from the page of lin, just walked. False when the books are
+ * full. */
 bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin);
-/* Brings the window in line with the guest's tables. Global pages of the kernel
- * window are skipped when `skip_global`; `force` re-examines entries that did
- * not change. */
+/* Brings the window in line with the guest's tables. Global pages of the kernel window are
+ * skipped when `skip_global`; `force` re-examines entries that did not change. */
 void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool force);
 void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin);
 /* Unmaps everything in one host call. */
 void window_drop(struct mmu_windows *ws, struct window *w);
-/* Gives host mappings and regions back by dropping the least valuable window;
- * `keep` goes last. */
+/* Gives host mappings and regions back by dropping the least valuable window; `keep` goes last. */
 void windows_make_room(struct mmu_windows *ws, struct window *keep);
 
 /* ---- window_hosted.c: false when the host refuses (ENOMEM) ---- */
@@ -170,19 +163,16 @@ void windows_make_room(struct mmu_windows *ws, struct window *keep);
 bool hosted_reserve(struct mmu_windows *ws, unsigned windows);
 void hosted_release(struct mmu_windows *ws);
 bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable);
-/* rights: HOST_P, HOST_P | HOST_W or HOST_PARKED. Only parking may cover pages
- * never mapped. */
+/* rights: HOST_P, HOST_P | HOST_W or HOST_PARKED. Only parking may cover pages never mapped. */
 bool hosted_protect(u64 host, u64 bytes, u32 rights);
 bool hosted_unmap(u64 host, u64 bytes);
-/* Spares the minor faults of the page and of up to 15 neighbours mapped in the
- * same call. */
+/* Spares the minor faults of the page and of up to 15 neighbours mapped in the same call. */
 void hosted_populate(u64 host);
 u32 hosted_map_limit(void);
 /* Zeroed memory that takes host pages only where touched; NULL on failure. */
 void *hosted_alloc(u64 bytes);
 void hosted_free(void *p, u64 bytes);
-/* Compares the host kernel's list of mappings with the books; NULL or a
- * description. Tests only. */
+/* Compares the host kernel's list of mappings with the books; NULL or a description. Tests only. */
 const char *hosted_check(struct mmu_windows *ws, char *text, size_t text_bytes);
 
 #endif

@@ -1,10 +1,9 @@
 /*
- * window_hosted.c: windows in an ordinary Linux process. Shadow page tables are
- * mappings of the guest-RAM memfd; this file is the only one that makes them.
+ * window_hosted.c: windows in an ordinary Linux process. Shadow page tables are mappings of the
+ * guest-RAM memfd; this file is the only one that makes them.
  *
- * Guards carry MADV_DONTDUMP so that the kernel never merges them with a
- * window: dropping a window then splits no mapping, and so cannot fail for want
- * of one.
+ * Guards carry MADV_DONTDUMP so that the kernel never merges them with a window: dropping a window
+ * then splits no mapping, and so cannot fail for want of one.
  */
 #include "mmu/window.h"
 
@@ -23,8 +22,7 @@
 #define RESERVE_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
 
 bool hosted_reserve(struct mmu_windows *ws, unsigned windows) {
-    /* Alignment slack, then the guard below the first window, then the windows.
-     */
+    /* Alignment slack, then the guard below the first window, then the windows. */
     u64 bytes = WINDOW_BYTES * 2 + windows * WINDOW_STRIDE_BYTES;
     void *p = mmap(NULL, bytes, PROT_NONE, RESERVE_FLAGS, -1, 0);
     if (p == MAP_FAILED)
@@ -63,11 +61,10 @@ bool hosted_unmap(u64 host, u64 bytes) {
     return mmap((void *)host, bytes, PROT_NONE, RESERVE_FLAGS | MAP_FIXED, -1, 0) != MAP_FAILED;
 }
 
-/* A read fault lets the host map the whole aligned 64 KiB around it as far as
- * the file has pages, writable where the mapping is; a write fault maps one
- * page only. So one page is populated by reading: measured for a run of 16, 3
- * us, against 8 for MAP_POPULATE and 14 for POPULATE_WRITE. A kernel older
- * than 5.14 refuses, which costs minor faults later and nothing else. */
+/* A read fault lets the host map the whole aligned 64 KiB around it as far as the file has
+ * pages, writable where the mapping is; a write fault maps one page only. So one page is populated
+ * by reading: measured for a run of 16, 3 us, against 8 for MAP_POPULATE and 14 for POPULATE_WRITE.
+ * A kernel older than 5.14 refuses, which costs minor faults later and nothing else. */
 void hosted_populate(u64 host) {
     int saved = errno;
     madvise((void *)host, PAGE_BYTES, MADV_POPULATE_READ);

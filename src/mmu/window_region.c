@@ -1,18 +1,15 @@
 /*
- * window_region.c: the books of a window. For each 4 MiB with anything mapped:
- * what the host maps at each page, the guest's entries it was filled from, and
- * the one routine (apply) that changes host mappings, in as few calls as it
- * can, keeping books, mapping count and reverse map in step.
+ * window_region.c: the books of a window. For each 4 MiB with anything mapped: what the host maps
+ * at each page, the guest's entries it was filled from, and the one routine (apply) that changes
+ * host mappings, in as few calls as it can, keeping books, mapping count and reverse map in step.
  *
- * Rule: a snapshot entry of a live page is the entry its mapping came from.
- * Whoever refreshes the entry first brings mapping and fetch mark in line with
- * it.
+ * Rule: a snapshot entry of a live page is the entry its mapping came from. Whoever refreshes the
+ * entry first brings mapping and fetch mark in line with it.
  */
 #include "mmu/window.h"
 
-/* Changed frames that one revalidation of a half maps anew instead of
- * unmapping: the price is the same, but unmapping batches across a run and
- * mapping does not. */
+/* Changed frames that one revalidation of a half maps anew instead of unmapping: the price is
+ * the same, but unmapping batches across a run and mapping does not. */
 #define REMAPS_PER_HALF 8
 
 /* ---- The guest's tables ---- */
@@ -77,8 +74,7 @@ u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin) {
     return host_value(cpu, w, &x);
 }
 
-/* ---- Counting mappings: the kernel merges neighbours that continue each other
- * ---- */
+/* ---- Counting mappings: the kernel merges neighbours that continue each other ---- */
 
 static u32 host_at(struct mmu_windows *ws, const struct window *w, u32 page) {
     const struct shadow_region *r = window_region(ws, w, page / REGION_PAGES);
@@ -182,8 +178,7 @@ static void region_release(struct mmu_windows *ws, struct window *w, struct shad
 void window_drop(struct mmu_windows *ws, struct window *w) {
     if (!w->count)
         return;
-    /* No mapping is split here, so only a host without any memory left could
-     * refuse. */
+    /* No mapping is split here, so only a host without any memory left could refuse. */
     bool done = hosted_unmap(w->base, WINDOW_BYTES);
     RF_ASSERT(done);
     while (w->count) {
@@ -221,8 +216,8 @@ static void region_retire(struct mmu_windows *ws, struct window *w, struct shado
 
 /* ---- Changing host mappings ---- */
 
-/* The three kinds of call. Each takes the longest run from k on that one call
- * can serve and returns its end, or 0 when the host refused. */
+/* The three kinds of call. Each takes the longest run from k on that one call can serve and
+ * returns its end, or 0 when the host refused. */
 struct change {
     struct mmu_windows *ws;
     struct shadow_region *r;
@@ -265,10 +260,9 @@ static u32 map_run(const struct change *c, u32 k) {
     return hosted_map(c->ws, at, gpa, (u64)(end - k) * PAGE_BYTES, want[k] & HOST_W) ? end : 0;
 }
 
-/* Makes pages [first, first + n) of the region map want[], in which what is to
- * be inaccessible (0) becomes parked where something was mapped. NO_ROOM:
- * nothing was changed. HOST_FAILED: the whole window was dropped, the region is
- * gone. */
+/* Makes pages [first, first + n) of the region map want[], in which what is to be inaccessible
+ * (0) becomes parked where something was mapped. NO_ROOM: nothing was changed. HOST_FAILED: the
+ * whole window was dropped, the region is gone. */
 static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct shadow_region *r,
                               u32 first, u32 n, u32 *want) {
     struct change c = {.ws = ws,
@@ -325,8 +319,7 @@ static bool fetch_changed(const struct cpu *cpu, u64 old_pde, u64 new_pde, u64 o
     return (changed & rights) || ((old_leaf ^ new_leaf) & ~(u64)(PTE_W | PTE_D | PTE_G | 0xe00));
 }
 
-/* Refreshes the snapshot entry and flags of page i from the tables as they are
- * now. */
+/* Refreshes the snapshot entry and flags of page i from the tables as they are now. */
 static void refresh_entry(struct cpu *cpu, struct window *w, struct shadow_region *r, u32 i,
                           const struct half *now) {
     struct mmu_windows *ws = cpu->mmu->windows;
@@ -347,8 +340,7 @@ static void refresh_entry(struct cpu *cpu, struct window *w, struct shadow_regio
     set_page(ws, w, r, i, r->host[i], flags);
 }
 
-/* Widens the compared range of a half to [first, last], copying the entries in
- * between. */
+/* Widens the compared range of a half to [first, last], copying the entries in between. */
 static void cover(const struct cpu *cpu, struct shadow_region *r, u32 half, const struct half *now,
                   u32 first, u32 last) {
     u32 bytes = entry_bytes(cpu), half_first = half * half_pages(cpu);
@@ -382,8 +374,8 @@ static void plan_large(struct cpu *cpu, struct window *w, u32 lin, u32 pages, u3
     }
 }
 
-/* May the neighbour at `next` be changed in the same host call as page `at`?
- * Either both only change rights, or their frames continue each other. */
+/* May the neighbour at `next` be changed in the same host call as page `at`? Either both only
+ * change rights, or their frames continue each other. */
 static bool same_call(const u32 *old, const u32 *value, u32 at, u32 next) {
     bool protect = old[at] && host_frame(old[at]) == host_frame(value[at]);
     if (protect)
@@ -393,9 +385,8 @@ static bool same_call(const u32 *old, const u32 *value, u32 at, u32 next) {
     return value[next] && value[next] == value[at] + steps;
 }
 
-/* Foresight: from the aligned run of 16 pages around page i, take the
- * neighbours that cost no host call of their own. (One that does costs more
- * than the hidden fault it may save.) */
+/* Foresight: from the aligned run of 16 pages around page i, take the neighbours that cost no
+ * host call of their own. (One that does costs more than the hidden fault it may save.) */
 static void plan_run(struct cpu *cpu, struct window *w, const struct shadow_region *r, u32 i,
                      u32 *want) {
     u32 start = i & ~(RUN_PAGES - 1), at = i - start, value[RUN_PAGES];
@@ -461,8 +452,7 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
     u32 slot = lin >> REGION_SHIFT, i = (lin >> PAGE_SHIFT) % REGION_PAGES;
     u32 half = i / half_pages(cpu);
-    /* A mapping or mark made from another entry than the present one goes first.
-     */
+    /* A mapping or mark made from another entry than the present one goes first. */
     window_revalidate_page(cpu, w, lin);
     struct shadow_region *r = region_get(cpu, w, slot);
     if (!r)
@@ -478,8 +468,8 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
 
 /* ---- Revalidation ---- */
 
-/* The mapping a live page should have after its entry changed. Rights are only
- * ever taken away here: granting is left to the write fault that needs it. */
+/* The mapping a live page should have after its entry changed. Rights are only ever taken away
+ * here: granting is left to the write fault that needs it. */
 static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u32 host,
                        unsigned *remaps) {
     u32 target = region_wanted(cpu, w, lin);
@@ -554,8 +544,7 @@ static bool revalidate_half(struct cpu *cpu, struct window *w, struct shadow_reg
     return true;
 }
 
-/* A process that replaced its address space shows in its page directory: drop
- * all in one call. */
+/* A process that replaced its address space shows in its page directory: drop all in one call. */
 static bool mostly_changed(const struct cpu *cpu, struct mmu_windows *ws, const struct window *w) {
     unsigned changed = 0;
     if (w->count < 3)

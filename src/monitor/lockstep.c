@@ -18,8 +18,10 @@
 #include <stdlib.h>
 
 #define MAX_STEPS 256
-#define JOURNAL_ENTRIES 8192
-#define MAX_REP_CHUNKS 100000
+#define JOURNAL_ENTRIES (64u << 10)
+#define MAX_REP_ITERATIONS 4096
+/* Journal entries that one instruction may need, a whole REP included. */
+#define STEP_ENTRIES (MAX_REP_ITERATIONS + 256)
 /* Executions compared of each unit, and the interval after that (a prime, so as not to fall into
  * step with the guest's loops). */
 #define FIRST_RUNS 64
@@ -34,20 +36,21 @@ struct picture {
     struct cpu cpu;
     u32 journal_count;
     u32 undefined_flags;
+    bool rep; /* the instruction is repeated: it may be left in the middle */
 };
 
 struct mon_lockstep {
     struct mmu_journal journal;
+    u8 (*actual)[16]; /* per journal entry: what translated code left in its place */
     struct picture picture[MAX_STEPS + 1];
     unsigned steps;
-    bool faulted;       /* the instruction at picture[steps] faults: cpu.fault */
+    struct picture fault; /* what the instruction at picture[steps] leaves if it faults */
+    bool faulted;
     bool stopped_early; /* it is one that runs once only */
     bool transferred;   /* the last one was a call or a taken branch: the unit ends there */
-    bool partial_rep;   /* a REP was among them: it may stop in the middle */
+    bool told_pending;  /* translated code was told that an interrupt waits */
     bool touched;       /* the bus was used while probing */
     struct cpu_bus bus; /* the real one, while probing */
-    u8 runs[RUN_COUNTERS]; /* by hashed EIP */
-    u32 since_last;
 };
 
 /* ---- A bus that only tells that it was touched ---- */
@@ -80,12 +83,15 @@ bool mon_lockstep_open(struct vm *vm, struct mon_error *err) {
         return mon_fail(err, "out of memory");
     l->journal.entry = calloc(JOURNAL_ENTRIES, sizeof *l->journal.entry);
     l->journal.capacity = JOURNAL_ENTRIES;
-    return l->journal.entry || mon_fail(err, "out of memory");
+    l->actual = calloc(JOURNAL_ENTRIES, sizeof *l->actual);
+    return (l->journal.entry && l->actual) || mon_fail(err, "out of memory");
 }
 
 void mon_lockstep_close(struct vm *vm) {
-    if (vm->lockstep)
+    if (vm->lockstep) {
         free(vm->lockstep->journal.entry);
+        free(vm->lockstep->actual);
+    }
     free(vm->lockstep);
     vm->lockstep = NULL;
 }
@@ -125,6 +131,8 @@ static bool runs_once(const struct insn *in) {
     case ZYDIS_MNEMONIC_RDMSR:
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDPMC:
+    case ZYDIS_MNEMONIC_RDRAND:
+    case ZYDIS_MNEMONIC_RDSEED:
     case ZYDIS_MNEMONIC_WBINVD:
     case ZYDIS_MNEMONIC_INVD:
         return true;
@@ -221,6 +229,11 @@ static void flag_effect(const struct insn *in, u32 *defined, u32 *undefined) {
 
 /* ---- The interpreter's turn ---- */
 
+/* An overflowing journal could not undo what the step did. */
+static bool has_room(const struct mmu_journal *j) {
+    return j->capacity - j->count >= STEP_ENTRIES;
+}
+
 /* One instruction; a REP to its end. False: it does not count as run (it faulted, or runs once). */
 static bool probe_one(struct vm *vm, struct mon_lockstep *l) {
     struct cpu *cpu = vm->cpu;
@@ -229,24 +242,27 @@ static bool probe_one(struct vm *vm, struct mon_lockstep *l) {
     before->journal_count = l->journal.count;
     struct insn in;
     bool decoded = decode_at(vm, cpu->eip, &in);
-    if (decoded && runs_once(&in)) {
+    bool rep = decoded && (in.rep || in.repne);
+    before->rep = rep;
+    bool too_long = rep && (u32)cpu->gpr[R_ECX] > MAX_REP_ITERATIONS;
+    if (too_long || !has_room(&l->journal) || (decoded && runs_once(&in))) {
         l->stopped_early = true;
         return false;
     }
     enum interp_result r;
-    unsigned chunks = 0;
     do
         r = interp_step(vm->interp, cpu);
-    while (r == INTERP_REP_MORE && !l->touched && ++chunks < MAX_REP_CHUNKS);
-    l->partial_rep |= decoded && (in.rep || in.repne);
-    if (l->touched || r == INTERP_HALT || l->journal.overflow || r == INTERP_REP_MORE) {
+    while (r == INTERP_REP_MORE && !l->touched);
+    RF_ASSERT(!l->journal.overflow);
+    if (l->touched || r == INTERP_HALT) {
         l->stopped_early = true;
         return false;
     }
     if (r == INTERP_FAULT) {
         l->faulted = true;
-        before->cpu = *cpu; /* REP: partial progress counts */
-        before->journal_count = l->journal.count;
+        l->fault.cpu = *cpu; /* a REP may have got somewhere */
+        l->fault.journal_count = l->journal.count;
+        l->fault.undefined_flags = before->undefined_flags;
         return false;
     }
     u32 defined = 0, undefined = 0;
@@ -265,22 +281,32 @@ static void restore(struct cpu *to, const struct cpu *from) {
     memcpy((u8 *)to + after, (const u8 *)from + after, sizeof *from - after);
 }
 
-static void undo(struct vm *vm, const struct mmu_journal *j) {
+static bool is_accessed_dirty_update(const struct mmu_journal_entry *e) {
+    u8 changed = e->old_value[0] ^ e->new_value[0];
+    return (e->bytes == 4 || e->bytes == 8) && changed && !(changed & ~0x60) &&
+           !memcmp(e->old_value + 1, e->new_value + 1, e->bytes - 1u);
+}
+
+/* True when accessed or dirty bits were among it. */
+static bool undo(struct vm *vm, const struct mmu_journal *j) {
     u8 *ram = mmu_ram(vm->mmu);
-    for (u32 i = j->count; i-- > 0;)
+    bool tables = false;
+    for (u32 i = j->count; i-- > 0;) {
         memcpy(ram + j->entry[i].gpa, j->entry[i].old_value, j->entry[i].bytes);
+        tables |= is_accessed_dirty_update(&j->entry[i]);
+    }
+    return tables;
 }
 
 static void probe(struct vm *vm, struct mon_lockstep *l, u32 insns) {
     struct cpu *cpu = vm->cpu;
     l->steps = 0;
-    l->faulted = l->stopped_early = l->partial_rep = l->touched = false;
+    l->faulted = l->stopped_early = l->touched = false;
     l->journal.count = 0;
     l->journal.overflow = false;
     l->bus = vm->bus;
     vm->bus = (struct cpu_bus){probe_io_read,    probe_io_write, probe_mmio_read,
                                probe_mmio_write, probe_tsc,      l};
-    mmu_softtlb_flush(cpu);
     mmu_set_journal(vm->mmu, &l->journal);
     l->picture[0].undefined_flags = 0;
     l->transferred = false;
@@ -292,9 +318,13 @@ static void probe(struct vm *vm, struct mon_lockstep *l, u32 insns) {
     }
     mmu_set_journal(vm->mmu, NULL);
     vm->bus = l->bus;
-    undo(vm, &l->journal);
+    /* Nothing else the interpreter does here changes how memory is seen. */
+    bool tables_changed = undo(vm, &l->journal), switched = cpu->cr3 != l->picture[0].cpu.cr3;
     restore(cpu, &l->picture[0].cpu);
-    mmu_softtlb_flush(cpu);
+    if (switched)
+        mmu_cr3_loaded(cpu);
+    else if (tables_changed)
+        mmu_softtlb_flush(cpu);
 }
 
 /* ---- Comparison ---- */
@@ -310,18 +340,21 @@ static bool same_segment(const struct segment *a, const struct segment *b) {
            a->base == b->base;
 }
 
-/* NULL, or what differs. */
-static const char *compare_cpu(const struct cpu *want, const struct cpu *got, u32 undefined) {
+/* NULL, or what differs.
+ * DEVIATION: translated code drops RF where no breakpoint is armed, and leaves no shadow behind an
+ * STI when no interrupt waits; neither can be seen, because the next instruction always follows. */
+static const char *compare_cpu(const struct cpu *want, const struct cpu *got, u32 undefined,
+                               bool pending) {
     for (unsigned r = 0; r < 8; r++)
         if (want->gpr[r] != got->gpr[r])
             return "general registers";
     if (want->eip != got->eip)
         return "eip";
-    if ((want->eflags ^ got->eflags) & ~undefined)
+    if ((want->eflags ^ got->eflags) & ~undefined & ~(want->dr[7] & 0xff ? 0u : F_RF))
         return "eflags";
     if (want->cpl != got->cpl)
         return "cpl";
-    if (want->shadow != got->shadow)
+    if (want->shadow != got->shadow && (pending || want->shadow != SHADOW_STI || got->shadow))
         return "interrupt shadow";
     for (unsigned s = 0; s < SEG_COUNT; s++)
         if (!same_segment(&want->seg[s], &got->seg[s]))
@@ -336,48 +369,32 @@ static const char *compare_cpu(const struct cpu *want, const struct cpu *got, u3
     return NULL;
 }
 
-static bool is_accessed_dirty_update(const struct mmu_journal_entry *e) {
-    u8 changed = e->old_value[0] ^ e->new_value[0];
-    return (e->bytes == 4 || e->bytes == 8) && !(changed & ~0x60) &&
-           !memcmp(e->old_value + 1, e->new_value + 1, e->bytes - 1u);
-}
-
-/* Byte `at` of RAM: what it should hold after the first `count` entries. */
-static u8 expected_byte(const struct mmu_journal *j, u32 count, u64 at, u8 now) {
-    for (u32 i = count; i-- > 0;)
-        if (at - j->entry[i].gpa < j->entry[i].bytes)
-            return j->entry[i].new_value[at - j->entry[i].gpa];
-    for (u32 i = count; i < j->count; i++) /* changed later only: must be as before */
-        if (at - j->entry[i].gpa < j->entry[i].bytes)
-            return j->entry[i].old_value[at - j->entry[i].gpa];
-    return now;
-}
-
-/* True when all bytes of an entry hold what they should. */
-static bool entry_matches(struct vm *vm, const struct mmu_journal *j, u32 count,
-                          const struct mmu_journal_entry *e, u64 *bad, u8 *want) {
-    const u8 *ram = mmu_ram(vm->mmu);
-    for (u64 at = e->gpa; at < e->gpa + e->bytes; at++) {
-        *want = expected_byte(j, count, at, ram[at]);
-        *bad = at;
-        if (ram[at] != *want)
-            return false;
-    }
-    return true;
-}
-
-static bool compare_memory(struct vm *vm, const struct mmu_journal *j, u32 count, u64 *bad,
-                           u8 *want) {
-    for (u32 i = 0; i < j->count; i++) {
+/* Compares the bytes that the journal names with what they should be after its first `count`
+ * entries: brings those about in RAM, compares, and puts the actual bytes back. */
+static bool compare_memory(struct vm *vm, u32 count, u64 *bad, u8 *want) {
+    struct mon_lockstep *l = vm->lockstep;
+    const struct mmu_journal *j = &l->journal;
+    u8 *ram = mmu_ram(vm->mmu);
+    bool same = true;
+    for (u32 i = 0; i < j->count; i++)
+        memcpy(l->actual[i], ram + j->entry[i].gpa, j->entry[i].bytes);
+    undo(vm, j);
+    for (u32 i = 0; i < count; i++)
+        memcpy(ram + j->entry[i].gpa, j->entry[i].new_value, j->entry[i].bytes);
+    for (u32 i = 0; i < j->count && same; i++) {
         const struct mmu_journal_entry *e = &j->entry[i];
-        if (entry_matches(vm, j, count, e, bad, want))
-            continue;
-        if (!cpu_paging(vm->cpu) || !is_accessed_dirty_update(e))
-            return false;
-        if (i < count) /* translated code may set A and D a little later or earlier */
-            mmu_ram(vm->mmu)[e->gpa] |= e->new_value[0] & 0x60;
+        /* A window that holds the page already sets no A and D. */
+        bool table = cpu_paging(vm->cpu) && is_accessed_dirty_update(e);
+        for (unsigned n = 0; n < e->bytes && same && !table; n++)
+            if (ram[e->gpa + n] != l->actual[i][n]) {
+                *bad = e->gpa + n;
+                *want = ram[*bad];
+                same = false;
+            }
     }
-    return true;
+    for (u32 i = 0; i < j->count; i++)
+        memcpy(ram + j->entry[i].gpa, l->actual[i], j->entry[i].bytes);
+    return same;
 }
 
 /* ---- Report ---- */
@@ -407,8 +424,11 @@ static enum mon_exit report(struct vm *vm, const struct bt_unit_info *unit,
 /* The interpreter's state at the boundary where translated code stopped. */
 static const struct picture *boundary(const struct vm *vm, enum mon_exit why) {
     const struct mon_lockstep *l = vm->lockstep;
-    if (why == MON_EXIT_UNIT_END || why == MON_EXIT_FAULT)
-        return &l->picture[l->steps];
+    const struct picture *last = &l->picture[l->steps];
+    if (why == MON_EXIT_FAULT)
+        return l->faulted ? &l->fault : NULL;
+    if (why == MON_EXIT_UNIT_END && last->cpu.eip == vm->cpu->eip)
+        return last;
     for (unsigned i = 0; i <= l->steps; i++)
         if (l->picture[i].cpu.eip == vm->cpu->eip)
             return &l->picture[i];
@@ -421,24 +441,22 @@ static enum mon_exit compare(struct vm *vm, const struct bt_unit_info *unit, enu
     if (l->stopped_early && (why == MON_EXIT_UNIT_END || !want))
         return why; /* translated code ran the instruction itself: nothing to compare with */
     if (!want)
-        return l->partial_rep ? why : report(vm, unit, want, "exits");
-    const char *what = compare_cpu(&want->cpu, vm->cpu, want->undefined_flags);
-    if (what && l->partial_rep && why != MON_EXIT_UNIT_END)
+        return report(vm, unit, want, "exits");
+    const char *what = compare_cpu(&want->cpu, vm->cpu, want->undefined_flags, l->told_pending);
+    if (what && want->rep && why != MON_EXIT_UNIT_END)
         return why; /* handed over in the middle of a REP */
     if (what)
         return report(vm, unit, want, what);
     if (why == MON_EXIT_FAULT) {
         const struct guest_fault *a = &want->cpu.fault, *b = &vm->cpu->fault;
-        if (!l->faulted || a->vector != b->vector || a->has_error != b->has_error ||
+        if (a->vector != b->vector || a->has_error != b->has_error ||
             (a->has_error && a->error != b->error) ||
             (a->vector == VEC_PF && a->cr2 != b->cr2))
             return report(vm, unit, want, "faults");
-    } else if (why == MON_EXIT_UNIT_END && l->faulted) {
-        return report(vm, unit, want, "faults");
     }
     u64 bad;
     u8 byte;
-    if (!compare_memory(vm, &l->journal, want->journal_count, &bad, &byte)) {
+    if (!compare_memory(vm, want->journal_count, &bad, &byte)) {
         fprintf(stderr, "memory at physical %08llx: %02x, should be %02x\n",
                 (unsigned long long)bad, mmu_ram(vm->mmu)[bad], byte);
         return report(vm, unit, want, "memory contents");
@@ -446,24 +464,19 @@ static enum mon_exit compare(struct vm *vm, const struct bt_unit_info *unit, enu
     return why;
 }
 
-/* Whether this execution of the code at eip is one to compare. */
-static bool is_due(struct vm *vm) {
-    struct mon_lockstep *l = vm->lockstep;
-    u8 *runs = &l->runs[(vm->cpu->eip * 0x9e3779b1u) >> 16];
-    if (vm->opt.lockstep_all || *runs < FIRST_RUNS) {
-        *runs += *runs < FIRST_RUNS;
-        return true;
-    }
-    return ++l->since_last % INTERVAL == 0;
-}
-
 enum mon_exit mon_lockstep_run(struct vm *vm) {
     struct bt_unit_info unit;
-    bt_set_interrupt_pending(vm->bt, dev_intr_pending(vm->dev));
-    if (!is_due(vm) || !bt_unit_current(vm->bt, &unit) || unit.insns == 0)
+    bool pending = vm->lockstep->told_pending = dev_intr_pending(vm->dev);
+    bt_set_interrupt_pending(vm->bt, pending);
+    if (!bt_unit_current(vm->bt, &unit) || unit.insns == 0 ||
+        !(unit.due || vm->opt.lockstep_all)) {
+        if (vm->opt.lockstep_all)
+            bt_lockstep_compare(vm->bt);
         return (enum mon_exit)bt_run(vm->bt);
+    }
     u64 count = vm->cpu->insn_count;
     probe(vm, vm->lockstep, unit.insns);
+    bt_lockstep_compare(vm->bt);
     enum mon_exit why = (enum mon_exit)bt_run(vm->bt);
     if (vm->cpu->insn_count == count)
         vm->cpu->insn_count += vm->lockstep->steps;
