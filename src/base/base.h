@@ -5,6 +5,7 @@
 #ifndef RINGFOLD_BASE_BASE_H
 #define RINGFOLD_BASE_BASE_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -75,7 +76,8 @@ static inline void store64(void *p, u64 v) { memcpy(p, &v, sizeof v); }
     X(guest_errors, "what the guest did wrong to a device or register")                            \
     X(ioport, "port reads and writes")                                                             \
     X(unimp, "what the guest asked for that is not there")                                         \
-    X(page, "guest page faults")
+    X(page, "guest page faults")                                                                   \
+    X(nochain, "prints nothing, but lets every unit come from the dispatcher, so that exec is complete")
 
 enum trace_category {
 #define X(name, help) TRACE_##name,
@@ -93,8 +95,17 @@ static inline bool trace_on(enum trace_category c) { return unlikely(trace_mask 
 bool trace_parse(const char *list, const char **bad);
 /* Opens the trace file (-D); NULL means stderr. False with errno set on failure. */
 bool trace_open(const char *path);
-/* Writes one formatted piece to the trace stream. */
+/* Writes one formatted piece to the trace stream. May be called with guest x87 and SSE state in the
+ * registers, which stays; takes no floating-point arguments. */
 void trace_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The same, for callers that need no such care. */
+void trace_vprintf(const char *fmt, va_list ap) __attribute__((format(printf, 1, 0)));
+/* Restricts in_asm, out_asm and exec to guest code in a list of ranges: "START..END" (END included),
+ * "START+BYTES" or "START-BYTES" (ending at START), separated by commas; 0x for hexadecimal. False when
+ * that is not such a list. */
+bool trace_filter_parse(const char *list);
+/* True when [address, address+bytes) meets one of the ranges, or there are none. */
+bool trace_wants(u64 address, u64 bytes);
 #define TRACE(cat, ...)                                                                            \
     do {                                                                                           \
         if (trace_on(TRACE_##cat))                                                                 \

@@ -76,11 +76,8 @@ bool trace_open(const char *path) {
     return true;
 }
 
-void trace_printf(const char *fmt, ...) {
-    va_list ap;
-    va_start(ap, fmt);
+void trace_vprintf(const char *fmt, va_list ap) {
     vfprintf(trace_stream ? trace_stream : stderr, fmt, ap);
-    va_end(ap);
 }
 
 static void log_line(const char *kind, const char *fmt, va_list ap) {

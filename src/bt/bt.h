@@ -105,19 +105,38 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(dispatches, "entries through the dispatcher")                                                \
     X(indirect_misses, "indirect branches resolved by the dispatcher")                             \
     X(return_misses, "returns whose prediction failed")                                            \
-    X(callouts, "light callouts")                                                                  \
+    X(callouts, "callouts of all kinds")                                                               \
     X(exits, "exits to the monitor")                                                               \
     X(faults, "host faults in translated code")                                                    \
     X(safepoints, "interrupt polls that fired")                                                    \
     X(adapted_sites, "sites turned into callouts because they kept faulting")                      \
     X(view_flushes, "views whose links were voided")                                               \
     X(verified_units, "units the verifier passed")
+/* Callouts by kind, in the order of CO_* in bt_contract.h. X(name, help) */
+#define BT_CALLOUTS(X)                                                                             \
+    X(emulate, "instructions left to the emulator")                                                \
+    X(link, "direct branches to be linked")                                                        \
+    X(indirect, "indirect branches not in the table")                                              \
+    X(load_es, "loads of ES") X(load_ds, "loads of DS")                                            \
+    X(load_fs, "loads of FS") X(load_gs, "loads of GS")                                            \
+    X(int, "INT n") X(iret, "IRET") X(sysenter, "SYSENTER") X(sysexit, "SYSEXIT")                  \
+    X(popf, "POPF") X(rdtsc, "RDTSC")                                                              \
+    X(budget, "-icount budgets used up")                                                           \
+    X(access, "adapted memory accesses") X(string, "adapted string instructions")
+enum bt_callout {
+#define X(name, help) BT_CALLOUT_##name,
+    BT_CALLOUTS(X)
+#undef X
+        BT_CALLOUT_COUNT
+};
 struct bt_counters {
 #define X(name, help) u64 name;
     BT_COUNTERS(X)
 #undef X
     u64 exits_by_reason[BT_EXIT_COUNT];
+    u64 callouts_by_kind[BT_CALLOUT_COUNT];
 };
+/* Brings sums up to date. */
 const struct bt_counters *bt_counters(const struct bt *bt);
 
 #endif

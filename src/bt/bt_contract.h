@@ -49,6 +49,11 @@
  * selector. Equal again means nothing to do. */
 #define HOT_SEGMENT_CACHE HOT(184)
 #define SEGMENT_CACHE_BYTES 24
+#define HOT_TSC_DELTA HOT(280)    /* guest TSC minus host TSC */
+/* For the stubs only. */
+#define HOT_RETURN_MISSES HOT(288)  /* u64 counter */
+#define HOT_CALLOUT_COUNTS HOT(296) /* address of u64[CO_COUNT] */
+#define HOT_ENTER_FRAME HOT(304)    /* bt_enter_frame: what the sentinel returns to, for unwinders */
 
 /* The view's jump table: 2^VIEW_BITS host addresses indexed by the low bits of the guest EIP. */
 #define VIEW_BITS 14

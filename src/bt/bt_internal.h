@@ -60,6 +60,8 @@ struct bt_hot {
     struct bt_segment_cache {
         u64 descriptor, minus_value, minus_selector;
     } segment_cache[4]; /* by callout - CO_LOAD_ES */
+    u64 tsc_delta;
+    u64 return_misses, callout_counts, enter_frame;
     /* From here on for C only. */
     struct bt *bt;
     volatile u32 kick;
@@ -107,7 +109,15 @@ HOT_ASSERT(HOT_STUB_CALLOUT_RETURNING, stub_callout_returning);
 HOT_ASSERT(HOT_STUB_LOAD_SEGMENT, stub_load_segment);
 HOT_ASSERT(HOT_SCRATCH, scratch);
 HOT_ASSERT(HOT_SEGMENT_CACHE, segment_cache);
+HOT_ASSERT(HOT_TSC_DELTA, tsc_delta);
+HOT_ASSERT(HOT_RETURN_MISSES, return_misses);
+HOT_ASSERT(HOT_CALLOUT_COUNTS, callout_counts);
+HOT_ASSERT(HOT_ENTER_FRAME, enter_frame);
 _Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
+
+_Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STRING == (int)BT_CALLOUT_string &&
+                   CO_INT == (int)BT_CALLOUT_int && CO_RDTSC == (int)BT_CALLOUT_rdtsc,
+               "BT_CALLOUTS lists the CO_* in their order");
 
 static inline struct bt_hot *bt_hot(const struct cpu *cpu) {
     return (struct bt_hot *)cpu->engine_area;
@@ -158,6 +168,14 @@ struct bt_unit {
 };
 
 struct translation;
+
+/* A segment as a load at CPL 0 left it: good again while the descriptor is the same. */
+struct bt_known_segment {
+    u16 selector;
+    const void *descriptor; /* host address; NULL: nothing known */
+    u64 value;
+    struct segment segment;
+};
 
 struct bt_view_state {
     u64 *table; /* VIEW_ENTRIES host addresses; NULL until used */
@@ -219,6 +237,9 @@ struct bt {
     u32 lockstep_since;      /* executions of units that are no longer new */
     struct bt_counters counters;
     struct bt_counters *stats; /* = &counters */
+    struct unwind_entry *unwind; /* what libunwind knows about the cache */
+    struct bt_known_segment known_segment[4][2]; /* by callout - CO_LOAD_ES; null or not */
+    u32 tsd;           /* CR4.TSD under which RDTSC was translated */
     bool tsc_inline;   /* RDTSC may be a light callout */
     struct translation *translation; /* the translator's workspace */
     void *fault_stack; /* alternate signal stack */
@@ -363,6 +384,7 @@ void bt_lower_adapted(struct translation *t, const struct bt_tinsn *ti);
 u64 co_access(struct cpu *cpu, u32 eip);
 u64 co_string(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate(struct cpu *cpu, u32 eip);
+u64 co_leave_emulate_inside(struct cpu *cpu, u32 eip); /* from a returning callout */
 /* Pieces shared by the lowering files. */
 struct host_mem lower_mem(struct translation *t, const struct insn *in, i32 extra_disp);
 void lower_callout(struct translation *t, unsigned callout, u32 arg, bool returns);
@@ -371,7 +393,7 @@ void lower_poll(struct translation *t);
 void lower_exit(struct translation *t, u32 target_eip); /* jmp to a slot */
 u8 *lower_slot_jump(struct translation *t, u8 opcode1, u8 opcode2, u32 target_eip);
 void lower_slot_stubs(struct translation *t);
-void lower_eip_check(struct translation *t, u32 eip, u32 hot_stub, bool flags_live);
+void lower_eip_check(struct translation *t, u32 eip, u32 hot_stub);
 void lower_plain(struct translation *t, const struct insn *in);
 
 /* ---- cache.c ---- */
@@ -419,7 +441,7 @@ bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa);
 void bt_publish(struct bt *bt, u32 unit);
 u32 bt_enter(struct cpu *cpu, const void *code);
 extern const u8 bt_stub_callout[], bt_stub_return_miss[], bt_stub_indirect_miss[];
-extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
+extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[], bt_enter_frame[];
 extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
 bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes);
 void bt_remove_fault_handlers(struct bt *bt);
@@ -436,6 +458,17 @@ static inline bool data_segment_unlimited(const struct segment *s) {
 static inline bool code_segment_flat(const struct segment *s) {
     return segment_full(s) && s->base == 0 && (s->attr & ATTR_CODE) && (s->attr & ATTR_DB);
 }
+
+/* ---- trace.c ---- */
+/* in_asm and out_asm of a unit just made; exec. Call them when the category is on. */
+void bt_trace_translation(struct bt *bt, const struct translation *t, u32 unit);
+void bt_trace_exec(const struct bt *bt, u32 unit);
+
+/* ---- unwind.c ---- */
+/* Tells libunwind how to walk through translated frames, from creation to destruction. Without
+ * memory for it backtraces end at the first translated frame: not worth failing for. */
+void unwind_register(struct bt *bt);
+void unwind_unregister(struct bt *bt);
 
 /* ---- verify.c ---- */
 /* Checks the host code of a unit against the rules above. NULL, or what is wrong, at *offset. */

@@ -43,33 +43,71 @@ void hot_load_segments(struct cpu *cpu) {
 static const u64 null_descriptor;
 
 void hot_forget_segments(struct cpu *cpu) {
-    for (int i = 0; i < 4; i++) /* no sum is zero */
+    struct bt *bt = bt_hot(cpu)->bt;
+    for (int i = 0; i < 4; i++) { /* no sum is zero */
         bt_hot(cpu)->segment_cache[i] =
             (struct bt_segment_cache){.descriptor = (u64)&null_descriptor, .minus_value = 1};
+        bt->known_segment[i][0].descriptor = bt->known_segment[i][1].descriptor = NULL;
+    }
 }
 
 static const u8 cached_segment[4] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
 
-/* IRET and SYSEXIT may have loaded other selectors, or null ones. */
+/* After a change of ring: have the data segments' selectors changed (IRET and SYSEXIT null them)? */
+static bool data_selectors_changed(const struct cpu *cpu) {
+    const struct bt_hot *hot = bt_hot(cpu);
+    for (int i = 0; i < 4; i++)
+        if (hot->selectors[cached_segment[i]] != cpu->seg[cached_segment[i]].selector)
+            return true;
+    return false;
+}
+
 static void forget_changed_segments(struct cpu *cpu) {
     struct bt_segment_cache *c = bt_hot(cpu)->segment_cache;
     for (int i = 0; i < 4; i++)
-        if (c[i].minus_selector + cpu->seg[cached_segment[i]].selector != 0)
-            c[i].minus_value = 1, c[i].descriptor = (u64)&null_descriptor;
+        if (c[i].minus_selector + cpu->seg[cached_segment[i]].selector != 0) {
+            c[i].minus_value = 1;
+            c[i].descriptor = (u64)&null_descriptor;
+        }
+}
+
+static void set_segment_cache(struct cpu *cpu, unsigned which, const void *descriptor, u64 value,
+                              u16 selector) {
+    bt_hot(cpu)->segment_cache[which] =
+        (struct bt_segment_cache){.descriptor = (u64)descriptor,
+                                  .minus_value = -value,
+                                  .minus_selector = -(u64)selector};
 }
 
 static void remember_segment(struct cpu *cpu, unsigned which, u16 selector) {
-    struct bt_segment_cache *c = &bt_hot(cpu)->segment_cache[which];
+    bool null = (selector & ~7) == 0;
     const void *descriptor = &null_descriptor;
-    if (selector & ~7)
+    if (!null)
         descriptor = selector & 4 ? NULL
                                   : mmu_host_pointer(cpu, cpu->gdtr.base + (selector & ~7u), 8,
                                                      MMU_READ | MMU_SUPERVISOR);
     if (!descriptor)
         return;
-    c->descriptor = (u64)descriptor;
-    c->minus_value = -load64(descriptor);
-    c->minus_selector = -(u64)selector;
+    u64 value = load64(descriptor);
+    set_segment_cache(cpu, which, descriptor, value, selector);
+    if (cpu->cpl == 0)
+        bt_hot(cpu)->bt->known_segment[which][!null] =
+            (struct bt_known_segment){.selector = selector,
+                                      .descriptor = descriptor,
+                                      .value = value,
+                                      .segment = cpu->seg[cached_segment[which]]};
+}
+
+/* Kernels switch FS or GS between two values on every entry and exit. */
+static bool load_known_segment(struct cpu *cpu, unsigned which, u16 selector) {
+    const struct bt_known_segment *k =
+        &bt_hot(cpu)->bt->known_segment[which][(selector & ~7) != 0];
+    if (cpu->cpl != 0 || !k->descriptor || k->selector != selector ||
+        load64(k->descriptor) != k->value)
+        return false;
+    cpu->seg[cached_segment[which]] = k->segment;
+    set_segment_cache(cpu, which, k->descriptor, k->value, selector);
+    return true;
 }
 
 #define ARCH_SET_GS_CODE 0x1001
@@ -134,6 +172,24 @@ void bt_publish(struct bt *bt, u32 unit) {
         table[bt->unit[unit].eip & (VIEW_ENTRIES - 1)] = (u64)unit_indirect_entry(bt, unit);
 }
 
+/* bt_mode_translatable after a transfer, which changes flags, CS and SS, and data segments only by
+ * other selectors. */
+static bool transfer_translatable(struct cpu *cpu) {
+    struct bt_hot *hot = bt_hot(cpu);
+    if (data_selectors_changed(cpu)) {
+        forget_changed_segments(cpu);
+        hot_load_segments(cpu);
+        return bt_mode_translatable(cpu);
+    }
+    hot->selectors[SEG_CS] = cpu->seg[SEG_CS].selector;
+    hot->selectors[SEG_SS] = cpu->seg[SEG_SS].selector;
+    const struct segment *ss = &cpu->seg[SEG_SS];
+    if ((cpu->eflags & (F_VM | F_TF | F_DF | F_AC)) || (cpu->cpl != 0 && cpu->cpl != 3))
+        return bt_mode_translatable(cpu);
+    return code_segment_flat(&cpu->seg[SEG_CS]) && ss->base == 0 && data_segment_unlimited(ss) &&
+           (ss->attr & ATTR_DB);
+}
+
 /* Continue at cpu->eip after the ring, flags or segments changed. */
 static u64 dispatch(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
@@ -145,10 +201,9 @@ static u64 dispatch(struct cpu *cpu) {
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
     if (hot->interrupt_pending && (cpu->eflags & F_IF))
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
-    if (code_writes_pending(cpu) || !bt_mode_translatable(cpu) ||
+    if (code_writes_pending(cpu) || !transfer_translatable(cpu) ||
         (cpu->cpl == 3 && (bt->prefill_pending || mmu_user_window_pending(cpu))))
         return leave(cpu, cpu->eip, BT_EXIT_AGAIN);
-    hot_load_segments(cpu);
     hot_select_ring(cpu);
     return ((u64 *)hot->view_table)[cpu->eip & (VIEW_ENTRIES - 1)];
 }
@@ -173,7 +228,29 @@ static u64 resolve(struct cpu *cpu, u32 eip, u32 *unit) {
     if (bt->config.lockstep && lockstep_due(bt, *unit))
         return leave(cpu, eip, BT_EXIT_UNIT_END);
     bt->recent[bt->recent_next++ % BT_RECENT] = *unit;
+    if (trace_on(TRACE_exec))
+        bt_trace_exec(bt, *unit);
     return (u64)unit_direct_entry(bt, *unit);
+}
+
+/* Leaves from a returning callout, in the middle of a unit: -icount gets back what did not run. */
+static u64 leave_inside(struct cpu *cpu, u32 eip, u32 exit) {
+    struct bt_hot *hot = bt_hot(cpu);
+    const struct bt *bt = hot->bt;
+    u32 index = bt->config.icount ? cache_unit_at(bt, hot->callout_return - 1) : BT_NONE;
+    if (index != BT_NONE) {
+        const struct bt_unit *u = &bt->unit[index];
+        const struct bt_pc *pc =
+            cache_pc_lookup(bt, u, (u32)(hot->callout_return - 1 - (u64)bt->cache_rx) - u->host);
+        u32 ran = pc->index + (eip != u->eip + pc->guest);
+        hot->budget += u->insns > ran ? u->insns - ran : 0;
+    }
+    return leave(cpu, eip, exit);
+}
+
+u64 co_leave_emulate_inside(struct cpu *cpu, u32 eip) {
+    bt_hot(cpu)->bt->fault_emulate = false;
+    return leave_inside(cpu, eip, BT_EXIT_EMULATE);
 }
 
 u64 co_leave_emulate(struct cpu *cpu, u32 eip) {
@@ -189,8 +266,10 @@ static u64 co_link(struct cpu *cpu, u32 index) {
     u64 to = resolve(cpu, eip, &unit);
     if (to == BT_LEAVE)
         return to;
-    /* A unit that spans pages is entered only after both mappings were looked at. */
-    bool crossing = bt->unit[unit].page2 != UINT64_MAX && cpu->cpl == 3;
+    /* A unit that spans pages is entered only after both mappings were looked at: links into it from
+     * its first page would outlive a change of the second's. */
+    bool crossing = bt->unit[unit].page2 != UINT64_MAX &&
+                    (cpu->cpl == 3 || bt->slot[index].same_page);
     if (bt->config.chain && !crossing)
         cache_link(bt, index, unit);
     else
@@ -217,13 +296,15 @@ static u64 load_segment(struct cpu *cpu, unsigned which, u32 eip) {
     u32 cs_next = hot->arg1;
     cpu->eip = eip;
     hot_store_flags(cpu);
-    if (!rc_load_segment(cpu, seg, (u16)hot->arg0))
-        return leave(cpu, eip, BT_EXIT_FAULT);
-    remember_segment(cpu, which, (u16)hot->arg0);
+    if (!load_known_segment(cpu, which, (u16)hot->arg0)) {
+        if (!rc_load_segment(cpu, seg, (u16)hot->arg0))
+            return leave_inside(cpu, eip, BT_EXIT_FAULT);
+        remember_segment(cpu, which, (u16)hot->arg0);
+    }
     cpu->gpr[R_ESP] = (u32)(cpu->gpr[R_ESP] + hot->arg2);
     hot_load_segments(cpu);
     if (code_writes_pending(cpu) || !bt_mode_translatable(cpu))
-        return leave(cpu, cs_next, BT_EXIT_AGAIN);
+        return leave_inside(cpu, cs_next, BT_EXIT_AGAIN);
     return 0;
 }
 
@@ -232,26 +313,38 @@ static u64 co_load_ds(struct cpu *cpu, u32 eip) { return load_segment(cpu, 1, ei
 static u64 co_load_fs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 2, eip); }
 static u64 co_load_gs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 3, eip); }
 
+/* An image that changes nothing but arithmetic flags and, at CPL 0, IF. */
+static bool popf_is_simple(const struct cpu *cpu, u32 image) {
+    u32 changed = (image ^ bt_hot(cpu)->flag_rest) & F_ALL & ~(u32)(F_ARITH | F_IF | F_RF | F_VM);
+    return cpu->cpl == 0 && changed == 0;
+}
+
 static u64 co_popf(struct cpu *cpu, u32 eip) {
     struct bt_hot *hot = bt_hot(cpu);
-    u32 next = hot->arg1;
+    u32 next = hot->arg1, image = hot->arg0;
+    if (popf_is_simple(cpu, image)) {
+        hot->flags16 = (u16)(((image & 0xd5) << 8) | ((image >> 11) & 1));
+        hot->flag_if = image & F_IF;
+        if (hot->interrupt_pending && hot->flag_if)
+            return leave_inside(cpu, next, BT_EXIT_KICK);
+        return 0;
+    }
     hot_store_flags(cpu);
-    if (!rc_popf(cpu, hot->arg0, 4)) {
+    if (!rc_popf(cpu, image, 4)) {
         cpu->gpr[R_ESP] = (u32)(cpu->gpr[R_ESP] - 4);
-        return leave(cpu, eip, BT_EXIT_FAULT);
+        return leave_inside(cpu, eip, BT_EXIT_FAULT);
     }
     hot_load_flags(cpu);
     if (!bt_mode_translatable(cpu))
-        return leave(cpu, next, BT_EXIT_AGAIN);
+        return leave_inside(cpu, next, BT_EXIT_AGAIN);
     if (hot->interrupt_pending && hot->flag_if)
-        return leave(cpu, next, BT_EXIT_KICK);
+        return leave_inside(cpu, next, BT_EXIT_KICK);
     return 0;
 }
 
 static u64 co_rdtsc(struct cpu *cpu, u32 eip) {
-    if (cpu->cr4 & CR4_TSD)
-        return co_leave_emulate(cpu, eip);
-    u64 tsc = __builtin_ia32_rdtsc() - bt_hot(cpu)->tsc_base + cpu->tsc_offset;
+    (void)eip;
+    u64 tsc = __builtin_ia32_rdtsc() + bt_hot(cpu)->tsc_delta;
     cpu->gpr[R_EAX] = (u32)tsc;
     cpu->gpr[R_EDX] = tsc >> 32;
     return 0;
@@ -259,38 +352,49 @@ static u64 co_rdtsc(struct cpu *cpu, u32 eip) {
 
 /* ---- changes of ring ---- */
 
-/* Finishes a transfer that either moved the CPU or left a fault at eip. */
-static u64 transferred(struct cpu *cpu, u32 eip, bool ok) {
+/* Finishes a transfer that either moved the CPU or left a fault at cpu->eip. */
+static u64 transferred(struct cpu *cpu, bool ok) {
     if (!ok)
-        return leave(cpu, eip, BT_EXIT_FAULT);
-    forget_changed_segments(cpu);
+        return leave(cpu, cpu->eip, BT_EXIT_FAULT);
     return dispatch(cpu);
+}
+
+/* The same where the transfer may have been a task switch, after which everything is looked at
+ * anew. A fault found after the switch belongs to the new task. */
+static u64 transferred_from_task(struct cpu *cpu, u16 task, bool ok) {
+    if (cpu->seg[SEG_TR].selector == task)
+        return transferred(cpu, ok);
+    hot_load_flags(cpu); /* leaving stores them back */
+    return leave(cpu, cpu->eip, ok ? BT_EXIT_AGAIN : BT_EXIT_FAULT);
 }
 
 static u64 co_int(struct cpu *cpu, u32 eip) {
     struct bt_hot *hot = bt_hot(cpu);
+    u16 task = cpu->seg[SEG_TR].selector;
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return transferred(cpu, eip,
-                       rc_deliver(cpu, (u8)hot->arg0, RC_SOFTWARE, false, 0, hot->arg1));
+    bool ok = rc_deliver(cpu, (u8)hot->arg0, RC_SOFTWARE, false, 0, hot->arg1);
+    return transferred_from_task(cpu, task, ok);
 }
 
 static u64 co_iret(struct cpu *cpu, u32 eip) {
+    u16 task = cpu->seg[SEG_TR].selector;
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return transferred(cpu, eip, rc_iret(cpu, 4, bt_hot(cpu)->arg1));
+    bool ok = rc_iret(cpu, 4, bt_hot(cpu)->arg1);
+    return transferred_from_task(cpu, task, ok);
 }
 
 static u64 co_sysenter(struct cpu *cpu, u32 eip) {
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return transferred(cpu, eip, rc_sysenter(cpu));
+    return transferred(cpu, rc_sysenter(cpu));
 }
 
 static u64 co_sysexit(struct cpu *cpu, u32 eip) {
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return transferred(cpu, eip, rc_sysexit(cpu));
+    return transferred(cpu, rc_sysexit(cpu));
 }
 
 u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {

@@ -47,7 +47,7 @@ u64 co_access(struct cpu *cpu, u32 eip) {
     bool store = kind == ACCESS_STORE || kind == ACCESS_STORE_IMM;
     u8 *p = mmu_host_pointer(cpu, hot->arg0, bytes, store ? MMU_WRITE : MMU_READ);
     if (!p)
-        return co_leave_emulate(cpu, eip);
+        return co_leave_emulate_inside(cpu, eip);
     if (store) {
         u32 value = kind == ACCESS_STORE_IMM ? hot->arg2
                                              : read_register(cpu, ACCESS_REG(a), ACCESS_REG_BYTES(a));
@@ -114,7 +114,7 @@ u64 co_string(struct cpu *cpu, u32 eip) {
     while (left) {
         u32 n = string_stretch(cpu, a, left);
         if (n == 0)
-            return co_leave_emulate(cpu, eip);
+            return co_leave_emulate_inside(cpu, eip);
         left -= n;
         if (a & STRING_REP)
             cpu->gpr[R_ECX] = left;

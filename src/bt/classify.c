@@ -253,6 +253,14 @@ static bool high_byte_beside_esp(const struct insn *in) {
 /* FP and SSE mnemonics whose CMPSD/MOVSD string namesakes share the Zydis mnemonic. */
 static bool is_sse_form(const struct insn *in) { return in->map != 0; }
 
+/* MOV and POP to a control register, SS or CS. */
+static bool loads_system_register(const struct insn *in) {
+    const struct insn_op *dst = &in->op[0];
+    return dst->type == OP_REG &&
+           (dst->reg_class == RC_CR ||
+            (dst->reg_class == RC_SEG && (dst->reg == SEG_SS || dst->reg == SEG_CS)));
+}
+
 enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok) {
     const struct bt_class_row *row = bt_classify(in->mnemonic);
     enum bt_class class = row->class;
@@ -273,7 +281,12 @@ enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok) {
             return BT_CLASS_EMULATE;
         break;
     case BT_CLASS_MOV:
-        if (has_class(in, RC_DR) || (has_class(in, RC_CR) && cpl != 0))
+        if (has_class(in, RC_DR) || (has_class(in, RC_CR) && cpl != 0) || loads_system_register(in))
+            return BT_CLASS_EMULATE;
+        break;
+    case BT_CLASS_POP: /* SS casts a shadow; 16-bit ESP */
+        if (loads_system_register(in) || (in->op[0].type == OP_REG && in->op_bytes == 2 &&
+                                          in->op[0].reg_class == RC_GPR16 && in->op[0].reg == R_ESP))
             return BT_CLASS_EMULATE;
         break;
     case BT_CLASS_LEA:

@@ -109,6 +109,8 @@ static bool page_fault(const struct fault_place *at, ucontext_t *uc, u64 address
     if (address - (base + CPU_SAFEPOINT_OFFSET) < PAGE_BYTES) {
         bt_disarm_safepoint(at->cpu);
         at->bt->stats->safepoints++;
+        if (at->pc->recovery == RECOVER_STI)
+            at->cpu->shadow = SHADOW_STI;
         leave_unit(at, g, BT_EXIT_KICK);
         return true;
     }
@@ -168,8 +170,20 @@ static bool stub_poll(struct bt *bt, ucontext_t *uc) {
     return true;
 }
 
+/* For the crash report: the guest's registers, if they are in the host's. */
+static void save_guest_state(ucontext_t *uc) {
+    struct bt *bt = current_bt;
+    u32 eip;
+    if (!bt || !bt_pc_to_eip(bt, (u64)uc->uc_mcontext.gregs[REG_RIP], &eip))
+        return;
+    save_registers(bt->cpu, uc->uc_mcontext.gregs);
+    hot_store_flags(bt->cpu);
+    bt->cpu->eip = eip;
+}
+
 _Noreturn static void unexpected(int sig, ucontext_t *uc, const siginfo_t *info) {
     static char text[160];
+    save_guest_state(uc);
     snprintf(text, sizeof text, "host signal %d at pc %#llx, address %p", sig,
              (unsigned long long)uc->uc_mcontext.gregs[REG_RIP], info->si_addr);
     if (rf_crash_hook)

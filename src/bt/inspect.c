@@ -67,7 +67,14 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     return n;
 }
 
-const struct bt_counters *bt_counters(const struct bt *bt) { return bt->stats; }
+const struct bt_counters *bt_counters(const struct bt *bt) {
+    struct bt_counters *c = bt->stats;
+    c->return_misses = bt_hot(bt->cpu)->return_misses;
+    c->callouts = 0;
+    for (unsigned i = 0; i < BT_CALLOUT_COUNT; i++)
+        c->callouts += c->callouts_by_kind[i];
+    return c;
+}
 
 /* ---- listing ---- */
 

@@ -227,8 +227,17 @@ void lower_emulate(struct translation *t, u32 eip) {
     t->ended = true;
 }
 
-/* An interrupt poll: one load that faults when the safepoint is armed. */
-void lower_poll(struct translation *t) { emit_load32(&t->e, H_R9, hot_mem(CPU_SAFEPOINT)); }
+/* An interrupt poll: one load that faults when the safepoint is armed. Behind STI it leaves with the
+ * shadow in force. */
+void lower_poll(struct translation *t) {
+    bool shadow = t->current > 0 && t->insn[t->current - 1].class == BT_CLASS_STI;
+    u16 guest = (u16)(t->insn[t->current].eip - t->eip);
+    if (shadow)
+        translation_note_pc(t, guest, RECOVER_STI, (u8)t->current);
+    emit_load32(&t->e, H_R9, hot_mem(CPU_SAFEPOINT));
+    if (shadow)
+        translation_note_pc(t, guest, RECOVER_PLAIN, (u8)t->current);
+}
 
 void bt_lower(struct translation *t, const struct bt_tinsn *ti) {
     if (ti->adapted) {

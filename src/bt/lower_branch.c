@@ -84,25 +84,17 @@ static void lower_indirect(struct translation *t, bool call) {
 }
 
 /* Compares r8d with an EIP; falls through when equal, else jumps through the stub pointer at
- * hot_stub. With live flags the comparison is LEA and JECXZ. */
-void lower_eip_check(struct translation *t, u32 eip, u32 hot_stub, bool flags_live) {
+ * hot_stub. By LEA and JECXZ, because the flags must survive either way: whoever is reached after a
+ * miss may want them. */
+void lower_eip_check(struct translation *t, u32 eip, u32 hot_stub) {
     struct emit *e = &t->e;
-    struct host_op jmp = {.opcode = 0xff, .reg = 4};
-    if (!flags_live) {
-        emit_op_reg(e, (struct host_op){.opcode = 0x81, .reg = 7}, H_R8);
-        emit_u32(e, eip);
-        emit_u8(e, 0x74); /* je over the 7-byte jmp */
-        emit_u8(e, 7);
-        emit_op_mem(e, jmp, hot_mem(hot_stub));
-        return;
-    }
     emit_mov_reg32(e, H_R9, H_RCX);
     emit_lea32(e, H_RCX, (struct host_mem){.base = H_R8, .index = H_NONE, .disp = (i32)-eip});
     emit_u8(e, 0x67); /* jecxz over the 3-byte mov and the 7-byte jmp */
     emit_u8(e, 0xe3);
     emit_u8(e, 10);
     emit_mov_reg32(e, H_RCX, H_R9);
-    emit_op_mem(e, jmp, hot_mem(hot_stub));
+    emit_op_mem(e, (struct host_op){.opcode = 0xff, .reg = 4}, hot_mem(hot_stub));
     emit_mov_reg32(e, H_RCX, H_R9);
 }
 
@@ -131,7 +123,7 @@ static void lower_continuation(struct translation *t, const struct bt_tinsn *ti)
         return;
     }
     bt->cont[bt->cont_count++] = (u32)(t->e.p - bt->cache_rw);
-    lower_eip_check(t, t->next_eip, HOT_STUB_RETURN_MISS, ti->live_after != 0);
+    lower_eip_check(t, t->next_eip, HOT_STUB_RETURN_MISS);
 }
 
 static bool backward(const struct bt_tinsn *ti, u32 target) { return target <= ti->eip; }

@@ -101,6 +101,32 @@ static void lower_mov(struct translation *t, const struct bt_tinsn *ti) {
         lower_plain(t, &ti->in);
 }
 
+/* EDX:EAX = host TSC + delta, where no flag is wanted afterwards. */
+static void lower_rdtsc_inline(struct translation *t) {
+    static const u8 combine[] = {0x0f, 0x31,             /* rdtsc */
+                                 0x48, 0xc1, 0xe2, 0x20, /* shl rdx, 32 */
+                                 0x48, 0x09, 0xd0};      /* or rax, rdx */
+    static const u8 split[] = {0x48, 0x89, 0xc2,       /* mov rdx, rax */
+                               0x48, 0xc1, 0xea, 0x20, /* shr rdx, 32 */
+                               0x89, 0xc0};            /* mov eax, eax */
+    for (size_t i = 0; i < sizeof combine; i++)
+        emit_u8(&t->e, combine[i]);
+    emit_op_mem(&t->e, (struct host_op){.opcode = 0x03, .reg = H_RAX, .rex_w = true},
+                hot_mem(HOT_TSC_DELTA));
+    for (size_t i = 0; i < sizeof split; i++)
+        emit_u8(&t->e, split[i]);
+}
+
+static void lower_rdtsc(struct translation *t, const struct bt_tinsn *ti) {
+    bool denied = t->cpl == 3 && (t->bt->cpu->cr4 & CR4_TSD);
+    if (!t->bt->tsc_inline || denied)
+        lower_emulate(t, ti->eip);
+    else if (ti->live_after == 0)
+        lower_rdtsc_inline(t);
+    else
+        lower_callout(t, CO_RDTSC, ti->eip, true);
+}
+
 static void lower_leaving(struct translation *t, unsigned callout, u32 eip) {
     emit_store_imm32(&t->e, hot_mem(HOT_ARG1), t->next_eip);
     lower_callout(t, callout, eip, false);
@@ -138,10 +164,7 @@ void bt_lower_system(struct translation *t, const struct bt_tinsn *ti) {
         lower_leaving(t, CO_SYSEXIT, ti->eip);
         break;
     default:
-        if (t->bt->tsc_inline)
-            lower_callout(t, CO_RDTSC, ti->eip, true);
-        else
-            lower_emulate(t, ti->eip);
+        lower_rdtsc(t, ti);
         break;
     }
 }

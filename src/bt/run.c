@@ -52,6 +52,8 @@ static void init_hot(struct bt *bt) {
                            .stub_return_miss = (u64)bt_stub_return_miss,
                            .stub_indirect_miss = (u64)bt_stub_indirect_miss,
                            .sti_poll = (u64)&hot->sti_poll,
+                           .callout_counts = (u64)bt->stats->callouts_by_kind,
+                           .enter_frame = (u64)bt_enter_frame,
                            .fsgsbase = host_has_fsgsbase()};
     hot->return_rsp = bt->return_top[0];
     hot->ring_return_rsp[0] = bt->return_top[0];
@@ -80,6 +82,7 @@ static bool create(struct bt *bt, char *err, size_t err_bytes) {
         snprintf(err, err_bytes, "%s", mmu_err.text);
         return false;
     }
+    unwind_register(bt);
     return bt_install_fault_handlers(bt, err, err_bytes);
 }
 
@@ -110,6 +113,7 @@ void bt_destroy(struct bt *bt) {
     if (!bt)
         return;
     bt_remove_fault_handlers(bt);
+    unwind_unregister(bt);
     mmu_windows_destroy(bt->cpu);
     cache_destroy(bt);
     for (int user = 0; user < 2; user++)
@@ -135,8 +139,9 @@ void bt_kick_sigsafe(struct bt *bt) {
 void bt_disarm_safepoint(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
     if (hot->safepoint_armed) {
-        hot->safepoint_armed = false;
+        /* In this order: a kick in between leaves the page open, and bt_run sees its flag. */
         mprotect((u8 *)cpu + CPU_SAFEPOINT_OFFSET, PAGE_BYTES, PROT_READ | PROT_WRITE);
+        hot->safepoint_armed = false;
     }
 }
 
@@ -240,6 +245,14 @@ static void sync_fp(struct bt *bt) {
     bt_reset_return_stack(bt, true);
 }
 
+/* RDTSC at CPL 3 is translated for one value of CR4.TSD. */
+static void sync_tsd(struct bt *bt) {
+    if (bt->tsd == (bt->cpu->cr4 & CR4_TSD))
+        return;
+    bt->tsd = bt->cpu->cr4 & CR4_TSD;
+    bt_flush(bt);
+}
+
 static void drain_code_writes(struct bt *bt) {
     struct gpa gpa;
     u32 bytes;
@@ -288,11 +301,6 @@ static bool find_unit(struct bt *bt, u32 *unit, enum bt_exit *exit) {
     return true;
 }
 
-static void trace_unit(struct bt *bt, u32 unit) {
-    if (trace_on(TRACE_exec))
-        trace_printf("exec %08x cpl %u unit %u\n", bt->unit[unit].eip, bt->unit[unit].cpl, unit);
-}
-
 /* An instruction kept leaving by host faults: translate it as an exit from now on. */
 static void learn_from_fault(struct bt *bt) {
     if (!bt->fault_emulate)
@@ -300,6 +308,25 @@ static void learn_from_fault(struct bt *bt) {
     bt->fault_emulate = false;
     if (bt->config.adapt && site_note_fault(bt, bt->fault_gpa, 2))
         cache_invalidate_range(bt, bt->fault_gpa, 1);
+}
+
+/* Offsets of the x87 instruction and data pointers in the FXSAVE64 image. */
+enum { FX_FIP = 8, FX_FDP = 16 };
+
+/* Turns the host's pointers at the last x87 instruction into the guest's: SDM volume 1, section
+ * 8.1.8 "x87 FPU Instruction and Data (Operand) Pointers". Windows are 4-GiB aligned.
+ * DEVIATION: hosts whose FXSAVE leaves the pointers out while no exception is pending (AMD's) lose
+ * them here, so that the guest reads zero. */
+static void translate_fp_pointers(struct bt *bt) {
+    struct cpu *cpu = bt->cpu;
+    u64 fip = load64(cpu->fx + FX_FIP);
+    if (likely(fip - (u64)bt->cache_rx >= bt->cache_bytes))
+        return;
+    u32 eip = 0;
+    bool known = bt_pc_to_eip(bt, fip, &eip);
+    store64(cpu->fx + FX_FIP, known ? eip | (u64)cpu->seg[SEG_CS].selector << 32 : 0);
+    store64(cpu->fx + FX_FDP,
+            known ? load32(cpu->fx + FX_FDP) | (u64)cpu->seg[SEG_DS].selector << 32 : 0);
 }
 
 static u32 enter(struct bt *bt, u32 unit) {
@@ -312,6 +339,7 @@ static u32 enter(struct bt *bt, u32 unit) {
     hot->cr2 = cpu->cr2;
     hot->cr3 = cpu->cr3;
     hot->cr4 = cpu->cr4;
+    hot->tsc_delta = cpu->tsc_offset - hot->tsc_base;
     hot_select_ring(cpu);
     bt_publish(bt, unit);
     bt->recent[bt->recent_next++ % BT_RECENT] = unit;
@@ -321,6 +349,7 @@ static u32 enter(struct bt *bt, u32 unit) {
     if (bt->lockstep_compare)
         bt->unit[unit].lockstep_runs += bt->unit[unit].lockstep_runs < LOCKSTEP_FIRST;
     u32 exit = bt_enter(cpu, unit_direct_entry(bt, unit));
+    translate_fp_pointers(bt);
     if (bt->config.icount)
         cpu->insn_count += (u64)(budget - hot->budget);
     hot_store_flags(cpu);
@@ -344,6 +373,7 @@ static bool before_entry(struct bt *bt, enum bt_exit *exit) {
         return false;
     }
     sync_fp(bt);
+    sync_tsd(bt);
     /* The user window is looked at only when ring 3 is entered: see dispatch in callout.c. */
     if (!sync_view(bt, false) || (cpu->cpl == 3 && !sync_view(bt, true))) {
         *exit = BT_EXIT_MODE;
@@ -365,7 +395,8 @@ static enum bt_exit run(struct bt *bt) {
             bt->stats->exits_by_reason[exit]++;
             return exit;
         }
-        trace_unit(bt, unit);
+        if (trace_on(TRACE_exec))
+            bt_trace_exec(bt, unit);
         u32 code = enter(bt, unit);
         learn_from_fault(bt);
         if (code == BT_EXIT_AGAIN && !bt->lockstep_compare)
@@ -376,7 +407,6 @@ static enum bt_exit run(struct bt *bt) {
             take_kick(bt);
         bt->stats->exits++;
         bt->stats->exits_by_reason[code]++;
-        TRACE(exits, "exit %u at %08x\n", code, bt->cpu->eip);
         return code;
     }
 }

@@ -57,6 +57,8 @@ static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     if ((ti->class == BT_CLASS_JMP || ti->class == BT_CLASS_CALL || ti->class == BT_CLASS_RET) &&
         is_far(&ti->in))
         ti->class = BT_CLASS_EMULATE;
+    if (ti->class == BT_CLASS_RDTSC && !t->bt->tsc_inline)
+        ti->class = BT_CLASS_EMULATE;
     ti->adapted = t->bt->config.adapt && site_adapted(t->bt, gpa);
 }
 
@@ -105,6 +107,14 @@ static void decode_unit(struct translation *t) {
             break;
     }
     struct bt_tinsn *last = &t->insn[t->count - 1];
+    /* Nothing may come between STI and the next instruction: it heads the next unit, or is the
+     * emulator's, which knows shadows. */
+    if (last->class == BT_CLASS_STI) {
+        if (t->count > 1)
+            last = &t->insn[--t->count - 1];
+        else
+            last->class = BT_CLASS_EMULATE;
+    }
     t->guest_bytes = last->eip + last->in.length - t->eip;
 }
 
@@ -130,7 +140,7 @@ static bool shows_flags(const struct bt_tinsn *ti) {
     return ti->adapted;
 }
 
-static u16 compute_liveness(struct translation *t) {
+static void compute_liveness(struct translation *t) {
     u16 live = F_ARITH;
     for (u32 i = t->count; i-- > 0;) {
         struct bt_tinsn *ti = &t->insn[i];
@@ -141,7 +151,6 @@ static u16 compute_liveness(struct translation *t) {
         if (shows_flags(ti))
             live = F_ARITH;
     }
-    return live;
 }
 
 /* Counts the unit's instructions against the budget; flags survive on the return stack. */
@@ -167,9 +176,9 @@ static void emit_icount(struct translation *t) {
 
 static void emit_unit(struct translation *t, struct bt_unit *u) {
     struct bt *bt = t->bt;
-    u16 live_in = compute_liveness(t);
+    compute_liveness(t);
     translation_note_pc(t, 0, RECOVER_PLAIN, 0);
-    lower_eip_check(t, t->eip, HOT_STUB_INDIRECT_MISS, live_in != 0);
+    lower_eip_check(t, t->eip, HOT_STUB_INDIRECT_MISS);
     u->host_direct = (u32)(t->e.p - bt->cache_rw);
     if (bt->config.icount)
         emit_icount(t);
@@ -264,6 +273,8 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
     u32 index = bt->unit_count++;
     cache_insert(bt, index);
     count_unit(bt, u, __rdtsc() - tsc);
+    if (trace_on(TRACE_in_asm) || trace_on(TRACE_out_asm))
+        bt_trace_translation(bt, t, index);
     if (bt->config.verify)
         verify(bt, u);
     return index;

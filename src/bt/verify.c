@@ -136,6 +136,15 @@ static u32 match_pushf(const struct verifier *v, u32 offset) {
     return matched(v, offset, &c);
 }
 
+/* rdtsc; shl rdx,32; or rax,rdx; add rax,[r15+HOT_TSC_DELTA]; mov rdx,rax; shr rdx,32; mov eax,eax */
+static u32 match_rdtsc(const struct verifier *v, u32 offset) {
+    struct cursor c = cursor_at(v, offset);
+    TAKE(&c, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x49, 0x03, 0x87);
+    take_u32(&c, HOT_TSC_DELTA);
+    TAKE(&c, 0x48, 0x89, 0xc2, 0x48, 0xc1, 0xea, 0x20, 0x89, 0xc0);
+    return matched(v, offset, &c);
+}
+
 /* lea r9d,[r8*4]; movzx r9d,r9w; jmp/call [r13+r9*2] */
 static u32 match_indirect(struct verifier *v, u32 offset) {
     struct cursor c = cursor_at(v, offset);
@@ -213,13 +222,6 @@ static u32 match_icount(const struct verifier *v, u32 offset) {
 /* The comparison of r8d with the EIP that stands for this place; a miss jumps through hot_stub. */
 static u32 match_eip_check(const struct verifier *v, u32 offset, u32 hot_stub) {
     struct cursor c = cursor_at(v, offset);
-    if (TAKE(&c, 0x41, 0x81, 0xf8)) { /* cmp r8d,imm32; je over */
-        read_u32(&c);
-        TAKE(&c, 0x74, 7, 0x41, 0xff, 0xa7);
-        take_u32(&c, hot_stub);
-        return matched(v, offset, &c);
-    }
-    c = cursor_at(v, offset);
     TAKE(&c, 0x44, 0x8b, 0xc9, 0x41, 0x8d); /* mov r9d,ecx; lea ecx,[r8+disp] */
     u8 modrm = read_u8(&c);
     if (modrm == 0x48)
@@ -238,7 +240,8 @@ static u32 match_sequence(struct verifier *v, u32 offset) {
     u32 n;
     if ((n = match_string(v, offset)) || (n = match_segment_base(v, offset)) ||
         (n = match_sti_poll(v, offset)) || (n = match_icount(v, offset)) ||
-        (n = match_pushf(v, offset)) || (n = match_indirect(v, offset)) ||
+        (n = match_pushf(v, offset)) || (n = match_rdtsc(v, offset)) ||
+        (n = match_indirect(v, offset)) ||
         (n = match_callout(v, offset)))
         return n;
     return 0;

@@ -105,13 +105,10 @@ static void port_write(struct dev_bus *bus, u32 port, u32 value, unsigned bytes)
 }
 
 u32 dev_io_read(struct dev_bus *bus, u16 port, unsigned bytes) {
-    u32 value = port_read(bus, port, MIN(bytes, 4u));
-    TRACE(ioport, "in  %04x.%u -> %08x\n", port, bytes, value);
-    return value;
+    return port_read(bus, port, MIN(bytes, 4u));
 }
 
 void dev_io_write(struct dev_bus *bus, u16 port, u32 value, unsigned bytes) {
-    TRACE(ioport, "out %04x.%u <- %08x\n", port, bytes, value);
     port_write(bus, port, value, MIN(bytes, 4u));
 }
 
@@ -127,6 +124,9 @@ static u64 mmio_read(struct dev_bus *bus, u64 addr, unsigned bytes) {
 }
 
 u64 dev_mmio_read(struct dev_bus *bus, struct gpa addr, unsigned bytes) {
+    if (unlikely(!find_mmio(bus, addr.v)))
+        TRACE(guest_errors, "bus: read of %u bytes at %08llx, where nothing is\n", bytes,
+              (unsigned long long)addr.v);
     return mmio_read(bus, addr.v, MIN(bytes, 8u));
 }
 

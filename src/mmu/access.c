@@ -273,6 +273,7 @@ void mmu_set_journal(struct mmu *mmu, struct mmu_journal *journal) {
 
 void mmu_cr3_loaded(struct cpu *cpu) {
     cpu->mmu->stat_cr3_loads++;
+    TRACE(mmu, "cr3 load: %08x\n", cpu->cr3);
     mmu_softtlb_flush(cpu);
     if (cpu->mmu->windows)
         mmu_windows_cr3_loaded(cpu);
@@ -287,6 +288,7 @@ void mmu_mode_changed(struct cpu *cpu) {
 
 void mmu_invlpg(struct cpu *cpu, struct glin lin) {
     cpu->mmu->stat_invlpg++;
+    TRACE(mmu, "invlpg %08x\n", (u32)lin.v);
     mmu_softtlb_flush_page(cpu, (u32)lin.v);
     if (cpu->mmu->windows)
         mmu_windows_invlpg(cpu, (u32)lin.v);

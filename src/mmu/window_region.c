@@ -8,8 +8,8 @@
  */
 #include "mmu/window.h"
 
-/* Changed frames that one revalidation of a half maps anew instead of unmapping: the price is
- * the same, but unmapping batches across a run and mapping does not. */
+/* Changed frames that one revalidation of a half maps anew. Beyond that, parking them in one call
+ * per run is cheaper, and who changed so many will not touch them all at once. */
 #define REMAPS_PER_HALF 8
 
 /* ---- The guest's tables ---- */
@@ -560,7 +560,9 @@ static bool mostly_changed(const struct cpu *cpu, struct mmu_windows *ws, const 
 void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool force) {
     struct mmu_windows *ws = cpu->mmu->windows;
     struct revalidation how = {.skip_global = skip_global, .force = force};
+    TRACE(mmu, "revalidate: %s window, %u regions\n", w->user ? "user" : "kernel", w->count);
     if (w->user && mostly_changed(cpu, ws, w)) {
+        TRACE(mmu, "revalidate: mostly changed, dropped\n");
         window_drop(ws, w);
         return;
     }

@@ -18,13 +18,14 @@ static void print_stderr(void *opaque, const char *line) {
     fprintf(stderr, "  %s\n", line);
 }
 
-static void describe_frame(struct vm *vm, unsigned index, u64 pc, unw_cursor_t *cursor) {
+/* look_at: the pc, or the byte before it where it is a return address. */
+static void describe_frame(struct vm *vm, unsigned index, u64 pc, u64 look_at,
+                           unw_cursor_t *cursor) {
     char name[128] = "";
     unw_word_t offset = 0;
     u32 eip;
-    if (vm && vm->bt && bt_pc_to_eip(vm->bt, pc, &eip)) {
-        fprintf(stderr, "  #%-2u %016llx translated code, guest eip %08x\n", index,
-                (unsigned long long)pc, eip);
+    if (vm && vm->bt && bt_pc_to_eip(vm->bt, look_at, &eip)) {
+        fprintf(stderr, "  #%-2u %016llx guest eip %08x\n", index, (unsigned long long)pc, eip);
         return;
     }
     if (unw_get_proc_name(cursor, name, sizeof name, &offset) != 0)
@@ -36,6 +37,7 @@ static void describe_frame(struct vm *vm, unsigned index, u64 pc, unw_cursor_t *
 static void backtrace(struct vm *vm) {
     unw_context_t context;
     unw_cursor_t cursor;
+    bool exact = true; /* not a return address */
     unw_getcontext(&context);
     if (unw_init_local(&cursor, &context) != 0)
         return;
@@ -44,7 +46,8 @@ static void backtrace(struct vm *vm) {
         unw_word_t pc;
         if (unw_get_reg(&cursor, UNW_REG_IP, &pc) != 0 || !pc)
             break;
-        describe_frame(vm, i, pc, &cursor);
+        describe_frame(vm, i, pc, exact ? pc : pc - 1, &cursor);
+        exact = unw_is_signal_frame(&cursor) > 0;
         if (unw_step(&cursor) <= 0)
             break;
     }
@@ -90,7 +93,7 @@ static void on_fatal_signal(int number, siginfo_t *info, void *context) {
 }
 
 void mon_crash_install(void) {
-    static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
     rf_crash_hook = report;
     struct sigaction sa = {.sa_sigaction = on_fatal_signal,
                            .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESETHAND | SA_NODEFER};

@@ -12,11 +12,11 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define KICK_SIGNAL (SIGRTMIN + 2)
+static const int termination_signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
 #define NS_PER_S 1000000000ull
 /* A guest that cannot be stopped by a kick is a bug; the user's SIGTERM must work even then. */
 #define GRACE_SECONDS 5
@@ -38,12 +38,19 @@ static void kick(struct vm *vm) { pthread_kill(vm->events.vcpu_thread, KICK_SIGN
 
 /* ---- The event thread ---- */
 
-static void signal_arrived(struct vm *vm) {
-    struct signalfd_siginfo info;
-    if (read(vm->events.signal_fd, &info, sizeof info) != sizeof info)
+/*
+ * The termination signals are open in this thread only, and only while it waits. Not a signalfd:
+ * one that is polled is woken by every signal of the process, that is, by every fault of the vCPU.
+ */
+static __thread struct vm *event_vm;
+
+static void on_termination(int number, siginfo_t *info, void *context) {
+    (void)context;
+    struct vm *vm = event_vm;
+    if (!vm)
         return;
-    vm->events.signal_pid = info.ssi_code <= 0 ? (int)info.ssi_pid : 0;
-    vm->events.pending_signal = (int)info.ssi_signo;
+    vm->events.signal_pid = info->si_code <= 0 ? (int)info->si_pid : 0;
+    vm->events.pending_signal = number;
     kick(vm);
 }
 
@@ -59,19 +66,24 @@ static void *event_thread(void *opaque) {
     struct mon_events *e = &vm->events;
     bool watch_stdin = e->watch_stdin, dying = false;
     int gdb_fd = e->watch_gdb_fd;
+    event_vm = vm;
+    sigset_t open_mask;
+    pthread_sigmask(SIG_SETMASK, NULL, &open_mask);
+    for (unsigned i = 0; i < ARRAY_LEN(termination_signals); i++)
+        sigdelset(&open_mask, termination_signals[i]);
     while (e->thread_running) {
-        struct pollfd fds[] = {{.fd = e->signal_fd, .events = POLLIN},
-                               {.fd = e->rearm_fd, .events = POLLIN},
+        struct pollfd fds[] = {{.fd = e->rearm_fd, .events = POLLIN},
                                {.fd = watch_stdin ? 0 : -1, .events = POLLIN},
                                {.fd = gdb_fd, .events = POLLIN}};
-        int n = poll(fds, ARRAY_LEN(fds), dying ? GRACE_SECONDS * 1000 : -1);
+        struct timespec grace = {GRACE_SECONDS, 0};
+        int n = ppoll(fds, ARRAY_LEN(fds), dying ? &grace : NULL, &open_mask);
         if (n == 0 && dying)
             force_exit(vm);
-        if (fds[0].revents) {
-            signal_arrived(vm);
-            dying = true;
+        if (n < 0) {
+            dying = dying || e->pending_signal;
+            continue;
         }
-        if (fds[1].revents) {
+        if (fds[0].revents) {
             u64 dummy;
             if (read(e->rearm_fd, &dummy, sizeof dummy) == sizeof dummy) {
                 watch_stdin = e->watch_stdin;
@@ -79,12 +91,12 @@ static void *event_thread(void *opaque) {
             }
             continue; /* the other results may be of descriptors no longer watched */
         }
-        if (n > 0 && fds[2].revents) {
+        if (n > 0 && fds[1].revents) {
             watch_stdin = false;
             e->stdin_ready = 1;
             kick(vm);
         }
-        if (n > 0 && fds[3].revents) {
+        if (n > 0 && fds[2].revents) {
             gdb_fd = -1;
             e->gdb_ready = 1;
             kick(vm);
@@ -149,13 +161,12 @@ void mon_events_wait(struct vm *vm, u64 deadline_ns) {
 }
 
 /* The vCPU thread takes the kick and the faults, nothing else: the event thread has the rest. */
-static void set_masks(struct vm *vm) {
-    static const int events[] = {SIGTERM, SIGINT, SIGHUP};
-    sigset_t set, blocked;
-    sigemptyset(&set);
-    for (unsigned i = 0; i < ARRAY_LEN(events); i++)
-        sigaddset(&set, events[i]);
-    vm->events.signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+static void set_masks(void) {
+    sigset_t blocked;
+    struct sigaction sa = {.sa_sigaction = on_termination, .sa_flags = SA_SIGINFO};
+    sigfillset(&sa.sa_mask);
+    for (unsigned i = 0; i < ARRAY_LEN(termination_signals); i++)
+        sigaction(termination_signals[i], &sa, NULL);
     sigfillset(&blocked);
     static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
     for (unsigned i = 0; i < ARRAY_LEN(own); i++)
@@ -182,8 +193,8 @@ bool mon_events_start(struct vm *vm, struct mon_error *err) {
     struct sigaction sa = {.sa_handler = on_kick, .sa_flags = SA_ONSTACK};
     sigfillset(&sa.sa_mask);
     sigaction(KICK_SIGNAL, &sa, NULL);
-    set_masks(vm);
-    if (e->rearm_fd < 0 || e->signal_fd < 0 || !create_timer(e))
+    set_masks();
+    if (e->rearm_fd < 0 || !create_timer(e))
         return mon_fail(err, "cannot create event descriptors: %s", strerror(errno));
     e->armed_ns = DEV_NEVER;
     e->thread_running = true;
@@ -212,8 +223,6 @@ void mon_events_stop(struct vm *vm) {
     }
     if (e->rearm_fd >= 0)
         close(e->rearm_fd);
-    if (e->signal_fd >= 0)
-        close(e->signal_fd);
-    e->rearm_fd = e->signal_fd = -1;
+    e->rearm_fd = -1;
     current_vm = NULL;
 }

@@ -64,9 +64,12 @@ enum mon_gdb_event mon_gdb_feed(struct mon_gdb_parser *p, u8 byte) {
         p->state = BODY;
         return MON_GDB_MORE;
     case CHECK1:
+        p->state = IDLE;
+        if (hex_value(byte) < 0)
+            return MON_GDB_BAD;
         p->expected = (u8)(hex_value(byte) << 4);
         p->state = CHECK2;
-        return hex_value(byte) < 0 ? (p->state = IDLE, MON_GDB_BAD) : MON_GDB_MORE;
+        return MON_GDB_MORE;
     default:
         p->state = IDLE;
         if (hex_value(byte) < 0 || p->overflow)

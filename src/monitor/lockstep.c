@@ -22,11 +22,6 @@
 #define MAX_REP_ITERATIONS 4096
 /* Journal entries that one instruction may need, a whole REP included. */
 #define STEP_ENTRIES (MAX_REP_ITERATIONS + 256)
-/* Executions compared of each unit, and the interval after that (a prime, so as not to fall into
- * step with the guest's loops). */
-#define FIRST_RUNS 64
-#define INTERVAL 61
-#define RUN_COUNTERS (1u << 16)
 
 /* FXSAVE image: what both sides must agree on. FIP, FDP and FOP are the host's in translated code. */
 enum { FX_MXCSR = 24, FX_ST = 32, FX_XMM = 160, FX_XMM_END = 288 };
@@ -369,6 +364,18 @@ static const char *compare_cpu(const struct cpu *want, const struct cpu *got, u3
     return NULL;
 }
 
+/* A and D bits of a table that the interpreter walked. A window that holds the page already sets
+ * none, and a store that is handed over has set them before. */
+static bool is_accessed_dirty(struct vm *vm, u64 gpa, u8 difference) {
+    const struct mmu_journal *j = &vm->lockstep->journal;
+    if (!cpu_paging(vm->cpu) || (difference & ~0x60))
+        return false;
+    for (u32 i = 0; i < j->count; i++)
+        if (j->entry[i].gpa == gpa && is_accessed_dirty_update(&j->entry[i]))
+            return true;
+    return false;
+}
+
 /* Compares the bytes that the journal names with what they should be after its first `count`
  * entries: brings those about in RAM, compares, and puts the actual bytes back. */
 static bool compare_memory(struct vm *vm, u32 count, u64 *bad, u8 *want) {
@@ -383,14 +390,14 @@ static bool compare_memory(struct vm *vm, u32 count, u64 *bad, u8 *want) {
         memcpy(ram + j->entry[i].gpa, j->entry[i].new_value, j->entry[i].bytes);
     for (u32 i = 0; i < j->count && same; i++) {
         const struct mmu_journal_entry *e = &j->entry[i];
-        /* A window that holds the page already sets no A and D. */
-        bool table = cpu_paging(vm->cpu) && is_accessed_dirty_update(e);
-        for (unsigned n = 0; n < e->bytes && same && !table; n++)
-            if (ram[e->gpa + n] != l->actual[i][n]) {
+        for (unsigned n = 0; n < e->bytes && same; n++) {
+            u8 should = ram[e->gpa + n], is = l->actual[i][n];
+            if (should != is && !is_accessed_dirty(vm, e->gpa + n, should ^ is)) {
                 *bad = e->gpa + n;
-                *want = ram[*bad];
+                *want = should;
                 same = false;
             }
+        }
     }
     for (u32 i = 0; i < j->count; i++)
         memcpy(ram + j->entry[i].gpa, l->actual[i], j->entry[i].bytes);

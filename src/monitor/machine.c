@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -111,8 +112,21 @@ u64 mon_next_deadline_ns(struct vm *vm) {
 
 /* ---- Creation ---- */
 
+/* Guest RAM is taken page by page: what the host can never give must be refused now. */
+static bool host_has_memory(u64 bytes, struct mon_error *err) {
+    struct sysinfo info;
+    if (sysinfo(&info) != 0)
+        return true;
+    u64 total = ((u64)info.totalram + info.totalswap) * info.mem_unit;
+    return bytes <= total ||
+           mon_fail(err, "-m: cannot get %llu MiB of memory: the host has %llu MiB",
+                    (unsigned long long)(bytes >> 20), (unsigned long long)(total >> 20));
+}
+
 static bool create_memory(struct vm *vm, struct mon_error *err) {
     struct mmu_error why;
+    if (!host_has_memory(vm->opt.ram_bytes, err))
+        return false;
     vm->mmu = mmu_create(vm->opt.ram_bytes, &why);
     if (!vm->mmu)
         return mon_fail(err, "-m: cannot get %llu MiB of memory from the host: %s",
@@ -188,7 +202,7 @@ struct vm *mon_vm_create(const struct mon_options *options, struct mon_error *er
     }
     vm->opt = *options;
     vm->gdb.fd = vm->gdb.listen_fd = -1;
-    vm->events.signal_fd = vm->events.rearm_fd = -1;
+    vm->events.rearm_fd = -1;
     vm->events.armed_ns = DEV_NEVER;
     vm->next_input_poll_ns = DEV_NEVER;
     vm->host_start_ns = mon_host_ns();

@@ -340,6 +340,13 @@ HANDLER(set_trace) {
     return strstr(arg, "help") ? MON_PARSE_DONE : MON_PARSE_RUN;
 }
 
+HANDLER(set_trace_filter) {
+    if (!trace_filter_parse(arg))
+        return fail("-dfilter: '%s' is not a list of ranges (START..END, START+BYTES, START-BYTES)",
+                    arg);
+    return MON_PARSE_RUN;
+}
+
 HANDLER(set_rtc) {
     char text[64];
     if (!property(arg, "base", text, sizeof text) || !strcmp(text, "utc"))
@@ -485,6 +492,9 @@ static const struct option_row options[] = {
     {"d", ARG, set_trace,
      " item1,...    enable logging of specified items (use '-d help' for a list)"},
     {"D", ARG, set_trace_file, " logfile      output log to logfile (default stderr)"},
+    {"dfilter", ARG, set_trace_filter,
+     " range,..  limit in_asm, out_asm and exec to guest addresses\n                (START..END, "
+     "START+BYTES or START-BYTES)"},
     {"pidfile", ARG, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
     {"stats", NO_ARG, set_stats, "          print counters at exit"},
@@ -529,7 +539,6 @@ static const struct option_row options[] = {
     {"compat", ARG, warn_ignored, NULL},
     {"seed", ARG, warn_ignored, NULL},
     {"trace", ARG, warn_ignored, NULL},
-    {"dfilter", ARG, warn_ignored, NULL},
     {"singlestep", NO_ARG, warn_ignored, NULL},
     {"smbios", ARG, warn_ignored, NULL},
     {"fw_cfg", ARG, warn_ignored, NULL},
@@ -620,6 +629,8 @@ static enum mon_parse_result finish(struct mon_options *o) {
     if (users > 1)
         return fail("cannot use stdio by multiple character devices");
     o->bt.icount = o->icount;
+    if (trace_on(TRACE_nochain))
+        o->bt.chain = o->bt.icache = o->bt.retstack = false;
     if (o->bt.lockstep)
         o->accel = "bt";
     return MON_PARSE_RUN;

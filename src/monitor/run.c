@@ -29,8 +29,6 @@ enum mon_exit mon_interp_exit(struct vm *vm, enum interp_result result) {
 static void deliver_fault(struct vm *vm) {
     struct cpu *cpu = vm->cpu;
     vm->count.faults++;
-    TRACE(int, "exception %u error %x cr2 %08x at %04x:%08x cpl %u\n", cpu->fault.vector,
-          cpu->fault.error, cpu->fault.cr2, cpu->seg[SEG_CS].selector, cpu->eip, cpu->cpl);
     if (cpu->fault.vector == VEC_PF)
         TRACE(page, "page fault at %08x error %x from %08x\n", cpu->fault.cr2, cpu->fault.error,
               cpu->eip);
@@ -83,6 +81,17 @@ static void handle_mode(struct vm *vm) {
     handle_interp_result(vm, result);
 }
 
+/* icount: the next unit is longer than what is left until something is due. */
+static void handle_budget(struct vm *vm) {
+    u64 left = MIN(mon_clock_budget(vm, mon_next_deadline_ns(vm)), (u64)MODE_INSNS);
+    u64 end = vm->cpu->insn_count + left;
+    enum interp_result result = INTERP_OK;
+    while (vm->cpu->insn_count < end && result == INTERP_OK && !vm->stop && !interrupt_due(vm))
+        result = interp_step(vm->interp, vm->cpu);
+    handle_interp_result(vm, result);
+    vm->stop = 1;
+}
+
 static void handle_nothing(struct vm *vm) { (void)vm; }
 static void handle_kick(struct vm *vm) { vm->stop = 1; }
 
@@ -92,7 +101,7 @@ static void (*const exit_table[MON_EXIT_COUNT])(struct vm *vm) = {
     [MON_EXIT_KICK] = handle_kick,
     [MON_EXIT_COLD] = handle_cold,
     [MON_EXIT_MODE] = handle_mode,
-    [MON_EXIT_BUDGET] = handle_kick,
+    [MON_EXIT_BUDGET] = handle_budget,
     [MON_EXIT_UNIT_END] = handle_nothing,
     [MON_EXIT_STEPPED] = handle_nothing,
     [MON_EXIT_HALT] = handle_nothing, /* cpu->halted says it */
@@ -201,7 +210,6 @@ static void deliver_interrupts(struct vm *vm) {
         return;
     u8 vector = dev_intr_acknowledge(vm->dev);
     vm->count.interrupts++;
-    TRACE(int, "interrupt %02x at %04x:%08x\n", vector, cpu->seg[SEG_CS].selector, cpu->eip);
     rc_deliver_external(cpu, vector);
 }
 

@@ -44,6 +44,9 @@ static void bt_counter_rows(const struct bt_counters *c, struct sink *s) {
 #define X(name, help) row(s, "bt." #name, c->name, help);
     BT_COUNTERS(X)
 #undef X
+#define X(name, help) row(s, "callout." #name, c->callouts_by_kind[BT_CALLOUT_##name], help);
+    BT_CALLOUTS(X)
+#undef X
     char text[160];
     if (!c->guest_insns_translated || !c->guest_bytes_translated)
         return;

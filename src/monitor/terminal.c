@@ -5,11 +5,12 @@
 #include "monitor/monitor.h"
 #include "monitor/terminal.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <termios.h>
 #include <unistd.h>
 
-static struct termios saved;
+static struct termios saved, raw;
 static volatile bool is_raw;
 
 void mon_terminal_restore_sigsafe(void) {
@@ -19,12 +20,21 @@ void mon_terminal_restore_sigsafe(void) {
     }
 }
 
+/* Back from job control: the shell has put its own modes back meanwhile. */
+static void on_continue(int number) {
+    (void)number;
+    if (is_raw)
+        tcsetattr(0, TCSANOW, &raw);
+}
+
 bool mon_terminal_raw(bool keep_signals) {
     if (!isatty(0) || tcgetpgrp(0) != getpgrp() || tcgetattr(0, &saved) != 0)
         return false;
     static bool registered;
     if (!registered) {
         atexit(mon_terminal_restore_sigsafe);
+        struct sigaction sa = {.sa_handler = on_continue, .sa_flags = SA_RESTART | SA_ONSTACK};
+        sigaction(SIGCONT, &sa, NULL);
         registered = true;
     }
     struct termios t = saved;
@@ -36,6 +46,7 @@ bool mon_terminal_raw(bool keep_signals) {
     t.c_cflag = (t.c_cflag & ~(tcflag_t)(CSIZE | PARENB)) | CS8;
     t.c_cc[VMIN] = 1;
     t.c_cc[VTIME] = 0;
+    raw = t;
     is_raw = true;
-    return tcsetattr(0, TCSANOW, &t) == 0;
+    return tcsetattr(0, TCSANOW, &raw) == 0;
 }

@@ -65,7 +65,7 @@ struct mon_events {
     pthread_t thread;
     pthread_t vcpu_thread;
     bool thread_running;
-    int signal_fd, rearm_fd;
+    int rearm_fd;
     volatile int pending_signal; /* SIGTERM and its kin */
     volatile int signal_pid;
     volatile u32 stdin_ready, gdb_ready;

@@ -15,18 +15,13 @@ struct delivery {
 
 #define DR7_GD BIT(13)
 
-/* Printing uses libc, and the guest's x87 and SSE registers may be live. */
 static __attribute__((noinline, cold)) void trace_delivery(const struct cpu *cpu,
                                                            const struct delivery *d) {
-    _Alignas(16) u8 fx[512];
-    u32 mxcsr = 0x1f80;
-    __asm__ volatile("fxsave64 %0; fninit; ldmxcsr %1" : "=m"(fx) : "m"(mxcsr));
     trace_printf("int: v=%02x e=%04x s=%d cpl=%d ip=%04x:%08x sp=%04x:%08x flags=%08x eax=%08x "
                  "cr2=%08x\n",
                  d->vector, d->error, d->software, cpu->cpl, cpu->seg[SEG_CS].selector,
                  d->return_eip, cpu->seg[SEG_SS].selector, (u32)cpu->gpr[R_ESP], cpu->eflags,
                  (u32)cpu->gpr[R_EAX], cpu->cr2);
-    __asm__ volatile("fxrstor64 %0" : : "m"(fx));
 }
 
 /* ---- Real mode: SDM volume 3, section 20.1.4 "Interrupt and Exception Handling" ---- */

@@ -142,8 +142,10 @@ bool rc_rdmsr(struct cpu *cpu) {
     if (!rc_is_cpl0(cpu))
         return false;
     const struct msr_row *row = find_row(cpu, msr);
-    if (!row)
+    if (!row) {
+        TRACE(unimp, "rdmsr %08x: no such register, #GP at %08x\n", msr, cpu->eip);
         return rc_gp0(cpu);
+    }
     u64 value = read_row(cpu, row, msr);
     cpu->gpr[R_EAX] = (u32)value;
     cpu->gpr[R_EDX] = value >> 32;
@@ -265,7 +267,13 @@ bool rc_wrmsr(struct cpu *cpu) {
     if (!rc_is_cpl0(cpu))
         return false;
     const struct msr_row *row = find_row(cpu, msr);
-    if (!row || !write_row(cpu, row, msr, value))
+    if (!row || !write_row(cpu, row, msr, value)) {
+        if (row)
+            TRACE(guest_errors, "wrmsr %08x: bad value %016llx, #GP at %08x\n", msr,
+                  (unsigned long long)value, cpu->eip);
+        else
+            TRACE(unimp, "wrmsr %08x: no such register, #GP at %08x\n", msr, cpu->eip);
         return rc_gp0(cpu);
+    }
     return true;
 }

@@ -448,6 +448,35 @@ static void the_least_recently_used_window_is_evicted(void **state) {
     assert_int_equal(access_faults, 1);
 }
 
+static void a_copy_on_write_is_mapped_before_its_page_is_touched(void **state) {
+    (void)state;
+    fix_map(f, LIN, FRAME | PTE_P | PTE_U | AD);
+    expect_read(true, LIN, marker(FRAME));
+    expect_true_fault(true, LIN, true, PF_P | PF_U | PF_W);
+    fix_map(f, LIN, 0);
+    mmu_invlpg(&f->cpu, GLIN(LIN));
+    assert_true(mmu_user_window_pending(&f->cpu));
+    fix_map(f, LIN, (FRAME + 0x5000) | RWU | AD);
+    expect_write(true, LIN, 1);
+    assert_int_equal(access_faults, 0);
+    assert_int_equal(marker(FRAME + 0x5000), 1);
+    assert_false(mmu_user_window_pending(&f->cpu));
+}
+
+static void a_burst_of_invlpg_revalidates_the_whole_user_window(void **state) {
+    (void)state;
+    for (u32 i = 0; i < 100; i++) {
+        fix_map(f, LIN + i * 0x1000, (FRAME + i * 0x2000) | RWU | AD);
+        expect_write(true, LIN + i * 0x1000, i);
+    }
+    for (u32 i = 0; i < 100; i++) {
+        fix_map(f, LIN + i * 0x1000, 0);
+        mmu_invlpg(&f->cpu, GLIN(LIN + i * 0x1000));
+    }
+    for (u32 i = 0; i < 100; i++)
+        expect_true_fault(true, LIN + i * 0x1000, false, PF_U);
+}
+
 /* ---- Code ---- */
 
 static void protecting_a_page_takes_it_from_every_window(void **state) {
@@ -843,6 +872,8 @@ int main(void) {
         T(global_kernel_pages_outlive_a_cr3_load_until_invlpg),
         T(toggling_pge_flushes_global_pages),
         T(the_least_recently_used_window_is_evicted),
+        T(a_copy_on_write_is_mapped_before_its_page_is_touched),
+        T(a_burst_of_invlpg_revalidates_the_whole_user_window),
         T(protecting_a_page_takes_it_from_every_window),
         T(a_changed_fetch_translation_bumps_the_epoch),
         T(global_code_keeps_the_kernel_epoch_across_cr3_loads),

@@ -1,0 +1,114 @@
+/*
+ * Tests of the CPU model: what a leaf says follows from the model, the host and -cpu's list.
+ */
+#include "monitor/monitor.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+static const struct mon_host_cpu full_host = {.f1_edx = 0xffffffffu, .f1_ecx = 0x7fffffffu};
+static struct cpu_model m;
+static struct mon_error err;
+
+static const struct cpuid_leaf *leaf(u32 number) {
+    for (unsigned i = 0; i < m.count; i++)
+        if (m.leaf[i].leaf == number && m.leaf[i].subleaf == 0)
+            return &m.leaf[i];
+    return NULL;
+}
+static bool build(const char *spec) {
+    return mon_cpu_model(spec, &full_host, 2600000000u, &m, &err);
+}
+
+static void default_is_an_atom_without_bugs(void **state) {
+    (void)state;
+    assert_true(build(NULL));
+    assert_int_equal(leaf(1)->eax, 0x106ca); /* family 6, model 1Ch, stepping 10 */
+    assert_int_equal(leaf(0)->ebx, 0x756e6547);
+    static const char *const has[] = {"fpu", "pse", "tsc", "msr", "pae", "cx8", "sep", "pge",
+                                      "cmov", "mmx", "fxsr", "sse", "sse2", "pni", "ssse3",
+                                      "sse4.1", "sse4.2", "popcnt", "movbe", "nx"};
+    for (unsigned i = 0; i < ARRAY_LEN(has); i++)
+        assert_true(mon_cpu_has(&m, has[i]));
+    assert_false(leaf(1)->edx & (1 << 9)); /* no local APIC */
+    assert_true(m.has_nx);
+    assert_true(m.cr4_allowed & CR4_PAE);
+}
+
+static void leaf_15_gives_the_tsc_frequency(void **state) {
+    (void)state;
+    assert_true(build(NULL));
+    const struct cpuid_leaf *l = leaf(0x15);
+    assert_non_null(l);
+    assert_int_equal((u64)l->ecx * l->ebx / l->eax, 2600000000u);
+    assert_true(mon_cpu_model(NULL, &full_host, 5000000000u, &m, &err));
+    l = leaf(0x15);
+    assert_int_equal((u64)l->ecx * l->ebx / l->eax, 5000000000u);
+}
+
+static void features_can_be_removed(void **state) {
+    (void)state;
+    assert_true(build("default,-sse4.2,-pae,sep=off"));
+    assert_false(mon_cpu_has(&m, "sse4.2"));
+    assert_false(mon_cpu_has(&m, "sep"));
+    assert_false(mon_cpu_has(&m, "pae"));
+    assert_false(m.has_nx); /* NX needs PAE */
+    assert_false(m.cr4_allowed & CR4_PAE);
+    assert_true(mon_cpu_has(&m, "sse2"));
+}
+
+static void dependents_go_with_their_base(void **state) {
+    (void)state;
+    assert_true(build("default,-sse"));
+    assert_false(mon_cpu_has(&m, "sse2"));
+    assert_false(mon_cpu_has(&m, "ssse3"));
+    assert_true(build("default,-fpu"));
+    assert_false(mon_cpu_has(&m, "mmx"));
+    assert_false(mon_cpu_has(&m, "fxsr"));
+}
+
+static void features_can_be_added(void **state) {
+    (void)state;
+    assert_true(build("pentium3,+sse2,+nx"));
+    assert_true(mon_cpu_has(&m, "sse2"));
+    assert_false(build("default,+avx512f"));
+    assert_true(build("default,-avx512f")); /* absent anyway */
+    assert_false(build("default,sse=perhaps"));
+}
+
+static void the_host_limits_what_it_must_execute(void **state) {
+    (void)state;
+    struct mon_host_cpu old = full_host;
+    old.f1_ecx &= ~(1u << 20);
+    assert_true(mon_cpu_model(NULL, &old, 1000000000u, &m, &err));
+    assert_false(mon_cpu_has(&m, "sse4.2"));
+    assert_false(mon_cpu_model("default,+sse4.2", &old, 1000000000u, &m, &err));
+}
+
+static void models_and_aliases(void **state) {
+    (void)state;
+    static const char *const names[] = {"base", "host", "max", "qemu32", "486", "pentium",
+                                        "pentium3", "core2", "core2duo"};
+    for (unsigned i = 0; i < ARRAY_LEN(names); i++)
+        assert_true(build(names[i]));
+    assert_false(build("z80"));
+    assert_true(build("486"));
+    assert_false(mon_cpu_has(&m, "cx8"));
+    assert_int_equal(m.max_extended, 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(default_is_an_atom_without_bugs),
+        cmocka_unit_test(leaf_15_gives_the_tsc_frequency),
+        cmocka_unit_test(features_can_be_removed),
+        cmocka_unit_test(dependents_go_with_their_base),
+        cmocka_unit_test(features_can_be_added),
+        cmocka_unit_test(the_host_limits_what_it_must_execute),
+        cmocka_unit_test(models_and_aliases),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
