@@ -22,9 +22,7 @@ void trace_printf(const char *fmt, ...) {
 /* ---- -dfilter ---- */
 
 #define MAX_RANGES 32
-static struct {
-    u64 first, last;
-} ranges[MAX_RANGES];
+static struct { u64 first, last; } ranges[MAX_RANGES];
 static unsigned range_count; /* 0: everything is wanted */
 
 /* START..END, START+BYTES or START-BYTES: see QEMU's manual, option -dfilter. */

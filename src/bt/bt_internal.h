@@ -441,7 +441,8 @@ bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa);
 void bt_publish(struct bt *bt, u32 unit);
 u32 bt_enter(struct cpu *cpu, const void *code);
 extern const u8 bt_stub_callout[], bt_stub_return_miss[], bt_stub_indirect_miss[];
-extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[], bt_enter_frame[];
+extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
+extern const u8 bt_enter_frame[]; /* inside bt_enter, for unwinders */
 extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
 bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes);
 void bt_remove_fault_handlers(struct bt *bt);

@@ -348,7 +348,9 @@ static u32 enter(struct bt *bt, u32 unit) {
     i64 budget = hot->budget;
     if (bt->lockstep_compare)
         bt->unit[unit].lockstep_runs += bt->unit[unit].lockstep_runs < LOCKSTEP_FIRST;
-    u32 exit = bt_enter(cpu, unit_direct_entry(bt, unit));
+    /* The indirect entry has more to get wrong: flags that a fault or a poll may show. */
+    u32 exit = bt_enter(cpu, bt->lockstep_compare ? unit_indirect_entry(bt, unit)
+                                                  : unit_direct_entry(bt, unit));
     translate_fp_pointers(bt);
     if (bt->config.icount)
         cpu->insn_count += (u64)(budget - hot->budget);

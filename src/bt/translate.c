@@ -57,7 +57,8 @@ static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     if ((ti->class == BT_CLASS_JMP || ti->class == BT_CLASS_CALL || ti->class == BT_CLASS_RET) &&
         is_far(&ti->in))
         ti->class = BT_CLASS_EMULATE;
-    if (ti->class == BT_CLASS_RDTSC && !t->bt->tsc_inline)
+    if (ti->class == BT_CLASS_RDTSC &&
+        (!t->bt->tsc_inline || (t->cpl == 3 && (t->bt->cpu->cr4 & CR4_TSD))))
         ti->class = BT_CLASS_EMULATE;
     ti->adapted = t->bt->config.adapt && site_adapted(t->bt, gpa);
 }

@@ -64,9 +64,8 @@ void unwind_register(struct bt *bt) {
     u->fde.start = (u64)bt->cache_rx;
     u->fde.size = bt->cache_bytes;
     for (unsigned i = 0; i < ARRAY_LEN(u->table); i++)
-        u->table[i] = (struct table_entry){
-            .start_ip_offset = i ? (i32)bt->cache_bytes : 0,
-            .fde_offset = (i32)((u8 *)&u->fde - (u8 *)u)};
+        u->table[i] = (struct table_entry){.start_ip_offset = i ? (i32)bt->cache_bytes : 0,
+                                           .fde_offset = (i32)((u8 *)&u->fde - (u8 *)u)};
     u->info.start_ip = (u64)bt->cache_rx;
     u->info.end_ip = (u64)bt->cache_rx + bt->cache_bytes;
     u->info.format = UNW_INFO_FORMAT_IP_OFFSET;

@@ -6,6 +6,9 @@
  *
  * DEVIATION: line speed and format only set the receive time-out; break and modem line changes do
  * not reach the back end.
+ *
+ * DEVIATION: turning the FIFO on keeps a character that was received before: Linux enables the
+ * receive interrupt a moment before the FIFO, and piped input must not lose its first byte.
  */
 #include "devmodel/machine.h"
 
@@ -209,7 +212,8 @@ static void update_modem_lines(struct dev_uart *u) {
 
 static void write_fcr(struct dev_uart *u, u8 value) {
     bool toggled = (value ^ u->fcr) & FCR_ENABLE;
-    if (toggled || (value & FCR_CLEAR_RX)) {
+    bool keep = toggled && (value & FCR_ENABLE);
+    if ((toggled && !keep) || (value & FCR_CLEAR_RX)) {
         u->rx.used = 0;
         arm_rx_timeout(u);
     }

@@ -143,8 +143,7 @@ static struct window *choose_user(struct mmu_windows *ws, u64 key) {
 
 static void revalidate_pending(struct cpu *cpu, struct window *w) {
     struct mmu_windows *ws = cpu->mmu->windows;
-    for (unsigned i = 0; i < ws->pending_count; i++)
-        window_revalidate_page(cpu, w, ws->pending[i]);
+    window_revalidate_pages(cpu, w, ws->pending, ws->pending_count);
     ws->pending_count = 0;
 }
 

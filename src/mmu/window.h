@@ -152,6 +152,7 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin);
 /* Brings the window in line with the guest's tables. Global pages of the kernel window are
  * skipped when `skip_global`; `force` re-examines entries that did not change. */
 void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool force);
+void window_revalidate_pages(struct cpu *cpu, struct window *w, const u32 *lin, unsigned count);
 void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin);
 /* Unmaps everything in one host call. */
 void window_drop(struct mmu_windows *ws, struct window *w);

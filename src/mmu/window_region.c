@@ -468,15 +468,15 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
 
 /* ---- Revalidation ---- */
 
-/* The mapping a live page should have after its entry changed. Rights are only ever taken away
- * here: granting is left to the write fault that needs it. */
+/* The mapping a live page should have after its entry changed. Rights are granted here too: a
+ * neighbour whose rights change costs little in the same call, a write fault later costs a signal. */
 static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u32 host,
                        unsigned *remaps) {
     u32 target = region_wanted(cpu, w, lin);
     if (!target)
         return 0;
     if (host_frame(target) == host_frame(host))
-        return host & (target | ~(u32)HOST_W);
+        return target;
     return (*remaps)++ < REMAPS_PER_HALF ? target : 0;
 }
 
@@ -607,6 +607,26 @@ void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin) {
     }
     if (!r->live)
         region_retire(ws, w, r);
+}
+
+/* The same for several pages: halves with more than one of them in one go. */
+void window_revalidate_pages(struct cpu *cpu, struct window *w, const u32 *lin, unsigned count) {
+    u32 half_bytes = half_pages(cpu) * PAGE_BYTES;
+    for (unsigned k = 0; k < count;) {
+        unsigned same = 1;
+        while (k + same < count && lin[k + same] / half_bytes == lin[k] / half_bytes)
+            same++;
+        u32 slot = lin[k] >> REGION_SHIFT;
+        struct shadow_region *r = window_region(cpu->mmu->windows, w, slot);
+        if (same == 1) {
+            window_revalidate_page(cpu, w, lin[k]);
+        } else if (r) {
+            u32 half = (lin[k] >> PAGE_SHIFT) % REGION_PAGES / half_pages(cpu);
+            if (revalidate_half(cpu, w, r, half, (struct revalidation){0}) && !r->live)
+                region_retire(cpu->mmu->windows, w, r);
+        }
+        k += same;
+    }
 }
 
 /* ---- Code protection ---- */

@@ -4,6 +4,7 @@
 #include "monitor/vm.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -20,8 +21,22 @@ static bool write_pidfile(const char *path) {
     return fclose(f) == 0;
 }
 
+/* A descriptor opened later must never stand where output or input is expected. */
+static void keep_standard_descriptors(void) {
+    while (1) {
+        int fd = open("/dev/null", O_RDWR);
+        if (fd < 0)
+            return;
+        if (fd > 2) {
+            close(fd);
+            return;
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     struct mon_options options;
+    keep_standard_descriptors();
     switch (mon_parse_options(argc, argv, &options)) {
     case MON_PARSE_DONE:
         return 0;

@@ -43,9 +43,9 @@ static void a_unit_that_reaches_into_a_range_is_wanted(void **state) {
 
 static void what_is_no_range_is_refused(void **state) {
     (void)state;
-    static const char *const bad[] = {"",          "x",         "0x1000",         "1..",
-                                      "2..1",      "1+0",       "0x1000..0x2000x", "1.2",
-                                      "1..2;3..4", "0x1000:10", "..5"};
+    static const char *const bad[] = {
+        "",    "x",         "0x1000",    "1..", "2..1", "1+0", "0x1000..0x2000x",
+        "1.2", "1..2;3..4", "0x1000:10", "..5"};
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
         if (trace_filter_parse(bad[i]))
             fail_msg("'%s' was taken", bad[i]);

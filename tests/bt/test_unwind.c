@@ -195,7 +195,8 @@ static void deep_recursion_shows_one_frame_per_call(void **state) {
     scene_destroy(s);
 }
 
-/* `jmp`ed to: INT n through a gate that lies beyond RAM. The unit that did it is not on the stack. */
+/* `jmp`ed to: INT n through a gate that lies beyond RAM. The unit that did it is not on the stack.
+ */
 static void a_callout_that_does_not_return_shows_the_callers(void **state) {
     (void)state;
     struct scene *s = scene_create();

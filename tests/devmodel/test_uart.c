@@ -133,7 +133,7 @@ static void receive_interrupts_at_the_trigger_level_or_after_a_pause(void **stat
 static void input_waits_at_the_back_end_when_the_fifo_is_full(void **state) {
     struct pc *pc = *state;
     const char *text = "abcdefghijklmnopqrstuvwxyz";
-    wr(pc, FCR, 1);
+    wr(pc, FCR, 1), wr(pc, IER, 1);
     pc->line[0].input = text;
     dev_serial_poll(pc->m), dev_serial_poll(pc->m);
     assert_ptr_equal(pc->line[0].input, text + 16);
@@ -144,6 +144,45 @@ static void input_waits_at_the_back_end_when_the_fifo_is_full(void **state) {
         }
         assert_int_equal(rd(pc, 0), text[i]);
     }
+}
+
+static void input_waits_until_the_guest_listens(void **state) {
+    struct pc *pc = *state;
+    const char *text = "abc";
+    wr(pc, FCR, 1);
+    pc->line[0].input = text;
+    dev_serial_poll(pc->m);
+    pc_advance(pc, 100 * MS);
+    assert_ptr_equal(pc->line[0].input, text);
+    wr(pc, FCR, 7), wr(pc, FCR, 0); /* a driver that probes */
+    wr(pc, IER, 1);
+    pc_advance(pc, 1 * MS);
+    assert_ptr_equal(pc->line[0].input, text); /* no FIFO yet: it may come in a moment */
+    wr(pc, FCR, 1);
+    dev_serial_poll(pc->m);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(rd(pc, 0), text[i]);
+}
+
+static void a_polling_guest_listens(void **state) {
+    struct pc *pc = *state;
+    const char *text = "x";
+    pc->line[0].input = text;
+    for (unsigned i = 0; i < 20; i++) /* a printing guest looks at LSR too */
+        rd(pc, LSR), wr(pc, THR, '.');
+    assert_ptr_equal(pc->line[0].input, text);
+    for (unsigned i = 0; i < 20 && !(rd(pc, LSR) & 1); i++)
+        ;
+    assert_int_equal(rd(pc, 0), 'x');
+}
+
+static void turning_the_fifo_on_keeps_a_character(void **state) {
+    struct pc *pc = *state;
+    pc->line[0].input = "q";
+    wr(pc, IER, 1);
+    pc_advance(pc, 10 * MS);
+    wr(pc, FCR, 1);
+    assert_int_equal(rd(pc, 0), 'q');
 }
 
 static void sources_are_reported_in_priority_order(void **state) {
@@ -239,6 +278,9 @@ int main(void) {
         PC_TEST(every_transmitted_byte_is_a_new_edge),
         PC_TEST(receive_interrupts_at_the_trigger_level_or_after_a_pause),
         PC_TEST(input_waits_at_the_back_end_when_the_fifo_is_full),
+        PC_TEST(input_waits_until_the_guest_listens),
+        PC_TEST(a_polling_guest_listens),
+        PC_TEST(turning_the_fifo_on_keeps_a_character),
         PC_TEST(sources_are_reported_in_priority_order),
         PC_TEST(loopback_wires_mcr_to_msr),
         PC_TEST(the_divisor_hides_behind_dlab),

@@ -5,6 +5,7 @@
  * is met cold, warm and hot. SDM volume 1, section 3.4.3.1 "Status Flags".
  * Expected: no branch goes the wrong way (each would end in UD2 at its own address).
  * The kernel command line can narrow it: storm=0 (no interrupts), fillers=MASK (bit n: case n of filler()).
+ * ROUNDS: 2
  * SECONDS: 60
  */
 #include "guest.h"

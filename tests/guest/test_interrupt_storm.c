@@ -3,6 +3,7 @@
  * copies, SSE, at ring 0 and ring 3, with a handler that destroys every flag and register it may. SDM volume 3A,
  * section 6.12.1 "Exception- or Interrupt-Handler Procedures": an interrupt is invisible to what it interrupts.
  * Expected: the same results as without interrupts, and many interrupts taken.
+ * ROUNDS: 1
  * SECONDS: 60
  */
 #include "guest.h"

@@ -10,7 +10,7 @@
 volatile u32 ticks, tick_eip, tick_cs;
 u32 sti_esp;
 CODE(wait_hlt, "sti; hlt; .globl behind_hlt\nbehind_hlt: cli" DONE);
-CODE(sti_cli, "mov $100000,%ecx; 1: sti; cli; dec %ecx; jnz 1b" DONE);
+CODE(sti_cli, "mov $20000,%ecx; 1: sti; cli; dec %ecx; jnz 1b" DONE);
 CODE(sti_pop, "sti; pop %eax; .globl behind_pop\nbehind_pop: nop; cli" DONE);
 CODE(sti_ss, "mov %ss,%eax; sti; mov %eax,%ss; .globl behind_ss\nbehind_ss: nop; nop; cli" DONE);
 CODE(spin, "mov $0x1234,%ebx; mov $0x5678,%edx; stc; 1: cmpl $3,ticks; jb 1b; mov $1,%eax" DONE);

@@ -4,6 +4,7 @@
  * SDM volume 3A, section 4.10.4 "Invalidation of TLBs and Paging-Structure Caches": each change is followed by what the
  * manual requires (INVLPG or a CR3 load; nothing when only rights are added after a fault or an entry becomes present).
  * Expected: every access gives the model's value or the model's fault; A and D bits agree with the accesses made.
+ * ROUNDS: 2
  * SECONDS: 90
  */
 #include "guest.h"

@@ -3,6 +3,7 @@
  * by the timer; memory is given on demand by page faults, shared copy-on-write after a fork, and frames go round quickly
  * between code, data, stacks and page tables. SDM volume 3A, sections 4.7, 4.10.2 and 6.12.
  * Expected: every process ends with the checksum that its seed alone decides; no process sees another's pages.
+ * ROUNDS: 1
  * SECONDS: 90
  */
 #include "guest.h"

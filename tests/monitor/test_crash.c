@@ -13,11 +13,12 @@
 
 #include <cmocka.h>
 
-/* A Multiboot kernel of a page, loaded at 1 MiB; its GDT lies where there is no RAM, so that loading
- * ES reads the bus from a callout. */
+/* A Multiboot kernel of a page, loaded at 1 MiB; its GDT lies where there is no RAM, so that
+ * loading ES reads the bus from a callout. */
 #define BASE 0x100000u
-static const u32 header[8] = {0x1badb002,   0x10000,       -(0x1badb002u + 0x10000u), BASE, BASE,
-                              BASE + 0x1000, BASE + 0x1000, BASE + 0x20};
+static const u32 header[8] = {0x1badb002,    0x10000,    -(0x1badb002u + 0x10000u),
+                              BASE,          BASE,       BASE + 0x1000,
+                              BASE + 0x1000, BASE + 0x20};
 static const u8 entry_code[] = {
     0xbc, 0x00, 0x00, 0x18, 0x00,             /* 20: mov esp,180000h */
     0x0f, 0x01, 0x15, 0x80, 0x00, 0x10, 0x00, /* 25: lgdt [100080h] */
@@ -63,8 +64,8 @@ static void write_kernel(char *path) {
 typedef u64 mmio_read_function(void *opaque, struct gpa addr, unsigned bytes);
 
 static _Noreturn void run_machine(char *kernel, mmio_read_function *broken) {
-    char *argv[] = {"ringfold", "-kernel", kernel,     "-hot",  "0",  "-m", "16",
-                    "-serial",  "null",    "-monitor", "none",  NULL};
+    char *argv[] = {"ringfold", "-kernel", kernel, "-hot",     "0",    "-m",
+                    "16",       "-serial", "null", "-monitor", "none", NULL};
     struct mon_options options;
     struct mon_error err;
     signal(SIGABRT, SIG_DFL);
@@ -144,22 +145,19 @@ static void a_failed_assertion_reports_translated_frames_and_registers(void **st
 
 static void a_wild_pointer_reports_the_signal_and_the_frames_below_it(void **state) {
     (void)state;
-    static const char *const parts[] = {"host signal 11",     "wild_pointer",
-                                        "bt_stub_callout",    "guest eip 00100065",
-                                        "guest eip 00100031", "mon_vm_run",
-                                        "EBX=12345678",       "last units",
-                                        NULL};
+    static const char *const parts[] = {
+        "host signal 11",     "wild_pointer",       "bt_stub_callout",
+        "guest eip 00100065", "guest eip 00100031", "mon_vm_run",
+        "EBX=12345678",       "last units",         NULL};
     assert_order(report_of(wild_pointer), parts);
 }
 
 static void a_fault_in_translated_code_reports_registers_from_the_signal(void **state) {
     (void)state;
-    static const char *const parts[] = {"host signal 11",     "address 0x8",
-                                        "on_fault",           "guest eip 00100068",
-                                        "guest eip 00100031", "bt_sentinel",
-                                        "mon_vm_run",         "EAX=00000010 EBX=12345678",
-                                        "EIP=00100068",       "last units",
-                                        NULL};
+    static const char *const parts[] = {
+        "host signal 11",     "address 0x8", "on_fault",   "guest eip 00100068",
+        "guest eip 00100031", "bt_sentinel", "mon_vm_run", "EAX=00000010 EBX=12345678",
+        "EIP=00100068",       "last units",  NULL};
     assert_order(report_of(break_the_hot_area), parts);
 }
 
