@@ -216,7 +216,7 @@ static void region_retire(struct mmu_windows *ws, struct window *w, struct shado
 
 /* ---- Changing host mappings ---- */
 
-/* The three kinds of call. Each takes the longest run from k on that one call can serve and
+/* The four kinds of call. Each takes the longest run from k on that one call can serve and
  * returns its end, or 0 when the host refused. */
 struct change {
     struct mmu_windows *ws;
@@ -229,11 +229,21 @@ struct change {
 static u32 park_run(const struct change *c, u32 k) {
     const u32 *old = c->r->host + c->first;
     u32 end = k + 1;
-    for (u32 j = end; j < c->n && !(c->want[j] & HOST_P); j++)
+    for (u32 j = end; j < c->n && old[j] && (c->want[j] & HOST_PARKED); j++)
         if (old[j] & HOST_P)
             end = j + 1;
     u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
     return hosted_protect(at, (u64)(end - k) * PAGE_BYTES, HOST_PARKED) ? end : 0;
+}
+
+static u32 unmap_run(const struct change *c, u32 k) {
+    const u32 *old = c->r->host + c->first;
+    u32 end = k + 1;
+    for (u32 j = end; j < c->n && !c->want[j]; j++)
+        if (old[j])
+            end = j + 1;
+    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
+    return hosted_unmap(at, (u64)(end - k) * PAGE_BYTES) ? end : 0;
 }
 
 static u32 protect_run(const struct change *c, u32 k) {
@@ -260,8 +270,7 @@ static u32 map_run(const struct change *c, u32 k) {
     return hosted_map(c->ws, at, gpa, (u64)(end - k) * PAGE_BYTES, want[k] & HOST_W) ? end : 0;
 }
 
-/* Makes pages [first, first + n) of the region map want[], in which what is to be inaccessible
- * (0) becomes parked where something was mapped. NO_ROOM: nothing was changed. HOST_FAILED: the
+/* Makes pages [first, first + n) of the region map want[]: 0 is a hole. NO_ROOM: nothing was changed. HOST_FAILED: the
  * whole window was dropped, the region is gone. */
 static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct shadow_region *r,
                               u32 first, u32 n, u32 *want) {
@@ -272,9 +281,6 @@ static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct s
                        .n = n,
                        .want = want};
     u32 *old = r->host + first;
-    for (u32 k = 0; k < n; k++)
-        if (!want[k] && old[k])
-            want[k] = host_frame(old[k]) << HOST_FRAME_SHIFT | HOST_PARKED;
     u32 before = count_boundaries(ws, w, r, first, n, old);
     u32 after = count_boundaries(ws, w, r, first, n, want);
     if (after > before && ws->maps + (after - before) + 2 > ws->map_limit)
@@ -285,7 +291,9 @@ static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct s
             continue;
         }
         u32 end;
-        if (!(want[k] & HOST_P))
+        if (!want[k])
+            end = unmap_run(&c, k);
+        else if (!(want[k] & HOST_P))
             end = park_run(&c, k);
         else if (old[k] && host_frame(old[k]) == host_frame(want[k]))
             end = protect_run(&c, k);
@@ -470,14 +478,16 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
 
 /* The mapping a live page should have after its entry changed. Rights are granted here too: a
  * neighbour whose rights change costs little in the same call, a write fault later costs a signal. */
-static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u32 host,
+static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u32 host, u64 leaf,
                        unsigned *remaps) {
     u32 target = region_wanted(cpu, w, lin);
-    if (!target)
-        return 0;
-    if (host_frame(target) == host_frame(host))
+    if (target && host_frame(target) == host_frame(host))
         return target;
-    return (*remaps)++ < REMAPS_PER_HALF ? target : 0;
+    if (target && (*remaps)++ < REMAPS_PER_HALF)
+        return target;
+    /* An entry that still says something (PROT_NONE, not accessed) keeps its frame, and parking is
+     * the cheapest there; behind an empty one nothing comes back. */
+    return leaf && !target ? host_frame(host) << HOST_FRAME_SHIFT | HOST_PARKED : 0;
 }
 
 struct revalidation {
@@ -526,7 +536,7 @@ static bool revalidate_half(struct cpu *cpu, struct window *w, struct shadow_reg
         if (same_pde && !how.force && (!now.table || leaf == load_entry(r->snapshot, i, bytes)))
             continue;
         u32 lin = (u32)r->slot << REGION_SHIFT | i << PAGE_SHIFT;
-        want[i - lo] = revalidated(cpu, w, lin, r->host[i], &remaps);
+        want[i - lo] = revalidated(cpu, w, lin, r->host[i], leaf, &remaps);
     }
     if (apply(ws, w, r, lo, hi - lo + 1, want) != FILL_DONE) {
         window_drop(ws, w);
@@ -598,7 +608,7 @@ void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin) {
         unsigned remaps = 0;
         u32 want = r->host[i];
         if (want & HOST_P)
-            want = revalidated(cpu, w, lin & ~PAGE_OFFSET_MASK, want, &remaps);
+            want = revalidated(cpu, w, lin & ~PAGE_OFFSET_MASK, want, leaf, &remaps);
         if (apply(ws, w, r, i, 1, &want) != FILL_DONE) {
             window_drop(ws, w);
             return;

@@ -44,8 +44,8 @@ static inline struct segment flat_segment(u16 selector, bool code, unsigned dpl)
 static inline void set_cpl(struct world *w, u8 cpl) {
     w->cpu->cpl = cpl;
     for (unsigned s = SEG_ES; s <= SEG_GS; s++)
-        w->cpu->seg[s] = flat_segment((u16)((s == SEG_CS ? 8 : 16) + (cpl == 3 ? 16 : 0)),
-                                      s == SEG_CS, cpl);
+        w->cpu->seg[s] =
+            flat_segment((u16)((s == SEG_CS ? 8 : 16) + (cpl == 3 ? 16 : 0)), s == SEG_CS, cpl);
 }
 
 /* A descriptor: flat, code or data, of the given privilege. */
@@ -123,7 +123,9 @@ static inline u32 put_branch(struct world *w, u32 at, u8 opcode, u32 target) {
     return put32(w, at, target - (at + 4));
 }
 
-static inline u32 reg(const struct world *w, enum gpr r) { return (u32)w->cpu->gpr[r]; }
+static inline u32 reg(const struct world *w, enum gpr r) {
+    return (u32)w->cpu->gpr[r];
+}
 
 /* Runs from eip to a HLT, which must be where the code stops. */
 static inline void run_to_hlt(struct world *w, u32 eip) {
@@ -145,7 +147,9 @@ static inline void expect_exit(struct world *w, enum bt_exit expected, u32 eip) 
 
 /* ---- paging ---- */
 
-static inline u32 pte_at(u32 lin) { return PAGE_TABLES + (lin >> 12) * 4; }
+static inline u32 pte_at(u32 lin) {
+    return PAGE_TABLES + (lin >> 12) * 4;
+}
 static inline void map_page(struct world *w, u32 lin, u32 entry) {
     store32(w->ram + pte_at(lin), entry);
 }

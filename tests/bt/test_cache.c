@@ -1,22 +1,24 @@
 /*
- * test_cache.c: the cache at work: chaining, invalidation, eviction, views, the return stack, polls,
- * adaptation, exits. Every test runs guest code and compares the guest's state with what the code
- * says; none looks at how the translator got there except through its counters.
+ * test_cache.c: the cache at work: chaining, invalidation, eviction, views, the return stack,
+ * polls, adaptation, exits. Every test runs guest code and compares the guest's state with what the
+ * code says; none looks at how the translator got there except through its counters.
  */
 #include "bt_fixture.h"
 
 #include <signal.h>
 #include <sys/time.h>
 
-static const struct bt_counters *count(const struct world *w) { return bt_counters(w->bt); }
+static const struct bt_counters *count(const struct world *w) {
+    return bt_counters(w->bt);
+}
 
 /* ---- chaining ---- */
 
 /* ecx iterations of a two-unit loop, then HLT. */
 static u32 put_loop(struct world *w, u32 at) {
-    at = put(w, at, "b9 e8 03 00 00");   /* mov ecx,1000 */
+    at = put(w, at, "b9 e8 03 00 00"); /* mov ecx,1000 */
     u32 top = at;
-    at = put(w, at, "40 eb 00");         /* inc eax; jmp $+2 */
+    at = put(w, at, "40 eb 00");          /* inc eax; jmp $+2 */
     at = put(w, at, "83 c3 02 49 0f 85"); /* add ebx,2; dec ecx; jnz top */
     at = put32(w, at, top - (at + 4));
     return put8(w, at, 0xf4);
@@ -274,7 +276,8 @@ static void a_return_address_changed_by_the_callee_is_obeyed(void **state) {
     (void)state;
     struct world w;
     world_create(&w, NULL);
-    /* mov ecx,50; top: call f; hlt; back: dec ecx; jnz top; hlt; f: add dword [esp],1; inc eax; ret */
+    /* mov ecx,50; top: call f; hlt; back: dec ecx; jnz top; hlt; f: add dword [esp],1; inc eax; ret
+     */
     u32 at = put(&w, CODE, "b9 32 00 00 00"), top = at, f = CODE + 0x100;
     at = put_branch(&w, at, 0xe8, f);
     u32 wrong = at;
@@ -518,7 +521,8 @@ static void on_alarm(int sig) {
 }
 
 /* Runs endless code and expects a kick from a signal handler to end it in every place. */
-static void expect_kick_ends(const char *name, const struct bt_config *config, u32 (*build)(struct world *)) {
+static void expect_kick_ends(const char *name, const struct bt_config *config,
+                             u32 (*build)(struct world *)) {
     struct world w;
     world_create(&w, config);
     build(&w);
@@ -539,10 +543,18 @@ static void expect_kick_ends(const char *name, const struct bt_config *config, u
     world_destroy(&w);
 }
 
-static u32 build_backward_jump(struct world *w) { return put(w, CODE, "40 eb fd"); }
-static u32 build_conditional(struct world *w) { return put(w, CODE, "40 83 c9 01 75 fa"); }
-static u32 build_loop(struct world *w) { return put(w, CODE, "40 b9 02 00 00 00 e2 f8 eb f6"); }
-static u32 build_jecxz(struct world *w) { return put(w, CODE, "40 31 c9 e3 fb"); }
+static u32 build_backward_jump(struct world *w) {
+    return put(w, CODE, "40 eb fd");
+}
+static u32 build_conditional(struct world *w) {
+    return put(w, CODE, "40 83 c9 01 75 fa");
+}
+static u32 build_loop(struct world *w) {
+    return put(w, CODE, "40 b9 02 00 00 00 e2 f8 eb f6");
+}
+static u32 build_jecxz(struct world *w) {
+    return put(w, CODE, "40 31 c9 e3 fb");
+}
 static u32 build_indirect(struct world *w) {
     return put(w, put32(w, put8(w, CODE, 0xbe), CODE + 5), "40 ff e6"); /* jmp esi */
 }
@@ -565,23 +577,20 @@ static u32 build_strings(struct world *w) {
     u32 at = put32(w, put(w, CODE, "40 b9 00 10 00 00 bf"), DATA);
     return put(w, at, "f3 aa eb f1");
 }
-static u32 build_popf(struct world *w) { return put(w, CODE, "40 9c 9d eb fb"); }
+static u32 build_popf(struct world *w) {
+    return put(w, CODE, "40 9c 9d eb fb");
+}
 
 static void a_kick_ends_every_kind_of_endless_loop(void **state) {
     (void)state;
     static const struct {
         const char *name;
         u32 (*build)(struct world *);
-    } loops[] = {{"jmp", build_backward_jump},
-                 {"jcc", build_conditional},
-                 {"loop", build_loop},
-                 {"jecxz", build_jecxz},
-                 {"jmp esi", build_indirect},
-                 {"pages", build_two_pages},
-                 {"call/ret", build_calls},
-                 {"recursion", build_endless_recursion},
-                 {"ret", build_returns},
-                 {"rep stosb", build_strings},
+    } loops[] = {{"jmp", build_backward_jump}, {"jcc", build_conditional},
+                 {"loop", build_loop},         {"jecxz", build_jecxz},
+                 {"jmp esi", build_indirect},  {"pages", build_two_pages},
+                 {"call/ret", build_calls},    {"recursion", build_endless_recursion},
+                 {"ret", build_returns},       {"rep stosb", build_strings},
                  {"popf", build_popf}};
     struct bt_config config;
     default_test_config(&config);
@@ -661,7 +670,7 @@ static void popf_shows_only_what_its_ring_may_change(void **state) {
     enable_paging(&w, USER_PAGE);
     set_cpl(&w, 3);
     put(&w, CODE, "68 d7 7a 24 00 9d 9c 58 f4"); /* all flags but TF, DF; pushf; pop eax */
-    w.ram[CODE + 2] = 0x7a & ~(F_DF >> 8); /* keep DF clear: it is not translated */
+    w.ram[CODE + 2] = 0x7a & ~(F_DF >> 8);       /* keep DF clear: it is not translated */
     run_to_hlt(&w, CODE);
     assert_int_equal(reg(&w, R_EAX) & (F_IF | F_IOPL | F_VM), 0);
     assert_int_equal(reg(&w, R_EAX) & (F_CF | F_ZF | F_NT | F_ID), F_CF | F_ZF | F_NT | F_ID);
@@ -761,9 +770,12 @@ static void adapted_stores_give_what_plain_ones_give(void **state) {
         const char *hex;
         u32 expected;
     } stores[] = {
-        {"89 03 f4", 0x12345678},       {"66 89 03 f4", 0xffff5678},
-        {"88 03 f4", 0xffffff78},       {"88 23 f4", 0xffffff56},
-        {"c7 03 dd cc bb aa f4", 0xaabbccdd}, {"c6 43 01 5a f4", 0xffff5aff},
+        {"89 03 f4", 0x12345678},
+        {"66 89 03 f4", 0xffff5678},
+        {"88 03 f4", 0xffffff78},
+        {"88 23 f4", 0xffffff56},
+        {"c7 03 dd cc bb aa f4", 0xaabbccdd},
+        {"c6 43 01 5a f4", 0xffff5aff},
         {"66 c7 03 34 12 f4", 0xffff1234},
     };
     for (size_t i = 0; i < ARRAY_LEN(stores); i++) {
@@ -841,16 +853,36 @@ static void modes_that_are_not_translated_are_handed_back(void **state) {
     memcpy(saved, cpu, sizeof *saved);
     for (unsigned i = 0; i < 10; i++) {
         switch (i) {
-        case 0: cpu->eflags |= F_DF; break;
-        case 1: cpu->eflags |= F_TF; break;
-        case 2: cpu->eflags |= F_VM; break;
-        case 3: cpu->cr0 &= ~CR0_PE; break;
-        case 4: cpu->cpl = 1; break;
-        case 5: cpu->seg[SEG_DS].base = 0x1000; break;
-        case 6: cpu->seg[SEG_SS].limit = 0xffff; break;
-        case 7: cpu->seg[SEG_CS].attr &= ~(u32)ATTR_DB; break;
-        case 8: cpu->dr[7] = 1; break;
-        default: cpu->seg[SEG_ES].attr = ATTR_NULL; break;
+        case 0:
+            cpu->eflags |= F_DF;
+            break;
+        case 1:
+            cpu->eflags |= F_TF;
+            break;
+        case 2:
+            cpu->eflags |= F_VM;
+            break;
+        case 3:
+            cpu->cr0 &= ~CR0_PE;
+            break;
+        case 4:
+            cpu->cpl = 1;
+            break;
+        case 5:
+            cpu->seg[SEG_DS].base = 0x1000;
+            break;
+        case 6:
+            cpu->seg[SEG_SS].limit = 0xffff;
+            break;
+        case 7:
+            cpu->seg[SEG_CS].attr &= ~(u32)ATTR_DB;
+            break;
+        case 8:
+            cpu->dr[7] = 1;
+            break;
+        default:
+            cpu->seg[SEG_ES].attr = ATTR_NULL;
+            break;
         }
         cpu->eip = CODE;
         expect_exit(&w, BT_EXIT_MODE, CODE);
@@ -922,7 +954,8 @@ static void the_budget_ends_at_a_unit_and_counts_every_instruction(void **state)
     (void)state;
     struct world w;
     counted_world(&w);
-    put(&w, CODE, "b9 0a 00 00 00 40 43 49 75 fb f4"); /* mov ecx,10; top: inc eax; inc ebx; dec; jnz */
+    put(&w, CODE,
+        "b9 0a 00 00 00 40 43 49 75 fb f4"); /* mov ecx,10; top: inc eax; inc ebx; dec; jnz */
     bt_set_budget(w.bt, 1000);
     run_to_hlt(&w, CODE);
     assert_int_equal(w.cpu->insn_count, 1 + 10 * 4);

@@ -1,9 +1,9 @@
 /*
  * test_classify.c: the classification table against two oracles: the manual's list of sensitive and
  * privileged instructions, decoded from real encodings and translated at both rings, and Zydis'
- * table of flags. What the translator may get wrong here is dangerous in one direction only: running
- * a sensitive instruction as it is, missing a flag that is read, claiming a flag that is not always
- * written.
+ * table of flags. What the translator may get wrong here is dangerous in one direction only:
+ * running a sensitive instruction as it is, missing a flag that is read, claiming a flag that is
+ * not always written.
  */
 #include "bt_fixture.h"
 
@@ -67,14 +67,12 @@ static void nothing_that_zydis_calls_privileged_is_copied(void **state) {
         if (insn_decode(&in, bytes, 15, true, true) != INSN_OK ||
             !ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, 15, &z, op)))
             continue;
-        bool dangerous = (z.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) ||
-                         z.meta.category == ZYDIS_CATEGORY_IO ||
-                         z.meta.category == ZYDIS_CATEGORY_IOSTRINGOP ||
-                         z.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
-                         z.meta.category == ZYDIS_CATEGORY_SYSCALL ||
-                         z.meta.category == ZYDIS_CATEGORY_SYSTEM ||
-                         z.meta.category == ZYDIS_CATEGORY_XSAVE ||
-                         z.meta.category == ZYDIS_CATEGORY_RDWRFSGS;
+        bool dangerous =
+            (z.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) || z.meta.category == ZYDIS_CATEGORY_IO ||
+            z.meta.category == ZYDIS_CATEGORY_IOSTRINGOP ||
+            z.meta.category == ZYDIS_CATEGORY_INTERRUPT ||
+            z.meta.category == ZYDIS_CATEGORY_SYSCALL || z.meta.category == ZYDIS_CATEGORY_SYSTEM ||
+            z.meta.category == ZYDIS_CATEGORY_XSAVE || z.meta.category == ZYDIS_CATEGORY_RDWRFSGS;
         privileged += dangerous;
         for (u8 cpl = 0; cpl <= 3; cpl += 3)
             if (dangerous && copies(bt_class_of(&in, cpl, true)))
@@ -90,56 +88,104 @@ struct encoding {
 };
 static const struct encoding sensitive[] = {
     /* The seventeen that do not trap (Robin and Irvine, 2000), all their forms. */
-    {"sgdt", "0f 01 03"},          {"sidt", "0f 01 0b"},
-    {"sldt mem", "0f 00 03"},      {"sldt reg", "0f 00 c0"},
-    {"smsw mem", "0f 01 23"},      {"smsw reg", "0f 01 e0"},
-    {"str mem", "0f 00 0b"},       {"str reg", "0f 00 c8"},
-    {"pushf", "9c"},               {"pushf 16", "66 9c"},
-    {"popf", "9d"},                {"popf 16", "66 9d"},
-    {"lar", "0f 02 c3"},           {"lar mem", "0f 02 03"},
-    {"lsl", "0f 03 c3"},           {"lsl mem", "0f 03 03"},
-    {"verr", "0f 00 e3"},          {"verw", "0f 00 eb"},
-    {"verr mem", "0f 00 23"},      {"verw mem", "0f 00 2b"},
-    {"push es", "06"},             {"push cs", "0e"},
-    {"push ss", "16"},             {"push ds", "1e"},
-    {"push fs", "0f a0"},          {"push gs", "0f a8"},
-    {"pop es", "07"},              {"pop ss", "17"},
-    {"pop ds", "1f"},              {"pop fs", "0f a1"},
-    {"pop gs", "0f a9"},           {"mov eax,cs", "8c c8"},
-    {"mov ax,ds", "66 8c d8"},     {"mov [ebx],ss", "8c 13"},
-    {"mov ds,eax", "8e d8"},       {"mov es,[ebx]", "8e 03"},
-    {"mov ss,eax", "8e d0"},       {"mov gs,eax", "8e e8"},
-    {"call far imm", "9a 00 00 00 00 08 00"}, {"call far mem", "ff 1b"},
-    {"jmp far imm", "ea 00 00 00 00 08 00"},  {"jmp far mem", "ff 2b"},
-    {"ret far", "cb"},             {"ret far imm", "ca 04 00"},
-    {"ret far 16", "66 cb"},       {"call far mem 16", "66 ff 1b"},
-    {"int n", "cd 80"},            {"int3", "cc"},
-    {"into", "ce"},                {"int1", "f1"},
-    {"iret", "cf"},                {"iret 16", "66 cf"},
-    {"les", "c4 03"},              {"lds", "c5 03"},
-    {"lss", "0f b2 03"},           {"lfs", "0f b4 03"},
-    {"lgs", "0f b5 03"},           {"arpl", "63 c8"},
-    {"sysenter", "0f 34"},         {"rdtsc", "0f 31"},
-    {"rdpmc", "0f 33"},            {"cpuid", "0f a2"},
+    {"sgdt", "0f 01 03"},
+    {"sidt", "0f 01 0b"},
+    {"sldt mem", "0f 00 03"},
+    {"sldt reg", "0f 00 c0"},
+    {"smsw mem", "0f 01 23"},
+    {"smsw reg", "0f 01 e0"},
+    {"str mem", "0f 00 0b"},
+    {"str reg", "0f 00 c8"},
+    {"pushf", "9c"},
+    {"pushf 16", "66 9c"},
+    {"popf", "9d"},
+    {"popf 16", "66 9d"},
+    {"lar", "0f 02 c3"},
+    {"lar mem", "0f 02 03"},
+    {"lsl", "0f 03 c3"},
+    {"lsl mem", "0f 03 03"},
+    {"verr", "0f 00 e3"},
+    {"verw", "0f 00 eb"},
+    {"verr mem", "0f 00 23"},
+    {"verw mem", "0f 00 2b"},
+    {"push es", "06"},
+    {"push cs", "0e"},
+    {"push ss", "16"},
+    {"push ds", "1e"},
+    {"push fs", "0f a0"},
+    {"push gs", "0f a8"},
+    {"pop es", "07"},
+    {"pop ss", "17"},
+    {"pop ds", "1f"},
+    {"pop fs", "0f a1"},
+    {"pop gs", "0f a9"},
+    {"mov eax,cs", "8c c8"},
+    {"mov ax,ds", "66 8c d8"},
+    {"mov [ebx],ss", "8c 13"},
+    {"mov ds,eax", "8e d8"},
+    {"mov es,[ebx]", "8e 03"},
+    {"mov ss,eax", "8e d0"},
+    {"mov gs,eax", "8e e8"},
+    {"call far imm", "9a 00 00 00 00 08 00"},
+    {"call far mem", "ff 1b"},
+    {"jmp far imm", "ea 00 00 00 00 08 00"},
+    {"jmp far mem", "ff 2b"},
+    {"ret far", "cb"},
+    {"ret far imm", "ca 04 00"},
+    {"ret far 16", "66 cb"},
+    {"call far mem 16", "66 ff 1b"},
+    {"int n", "cd 80"},
+    {"int3", "cc"},
+    {"into", "ce"},
+    {"int1", "f1"},
+    {"iret", "cf"},
+    {"iret 16", "66 cf"},
+    {"les", "c4 03"},
+    {"lds", "c5 03"},
+    {"lss", "0f b2 03"},
+    {"lfs", "0f b4 03"},
+    {"lgs", "0f b5 03"},
+    {"arpl", "63 c8"},
+    {"sysenter", "0f 34"},
+    {"rdtsc", "0f 31"},
+    {"rdpmc", "0f 33"},
+    {"cpuid", "0f a2"},
     /* IOPL decides */
-    {"cli", "fa"},                 {"sti", "fb"},
-    {"in al,imm", "e4 10"},        {"in eax,dx", "ed"},
-    {"out imm,al", "e6 10"},       {"out dx,eax", "ef"},
-    {"insb", "6c"},                {"rep insd", "f3 6d"},
-    {"outsb", "6e"},               {"rep outsd", "f3 6f"},
+    {"cli", "fa"},
+    {"sti", "fb"},
+    {"in al,imm", "e4 10"},
+    {"in eax,dx", "ed"},
+    {"out imm,al", "e6 10"},
+    {"out dx,eax", "ef"},
+    {"insb", "6c"},
+    {"rep insd", "f3 6d"},
+    {"outsb", "6e"},
+    {"rep outsd", "f3 6f"},
     /* privileged */
-    {"hlt", "f4"},                 {"lgdt", "0f 01 13"},
-    {"lidt", "0f 01 1b"},          {"lldt", "0f 00 d0"},
-    {"ltr", "0f 00 d8"},           {"lmsw", "0f 01 f0"},
-    {"clts", "0f 06"},             {"invlpg", "0f 01 3b"},
-    {"invd", "0f 08"},             {"wbinvd", "0f 09"},
-    {"rdmsr", "0f 32"},            {"wrmsr", "0f 30"},
-    {"sysexit", "0f 35"},          {"mov cr0,eax", "0f 22 c0"},
-    {"mov cr2,eax", "0f 22 d0"},   {"mov cr3,eax", "0f 22 d8"},
-    {"mov cr4,eax", "0f 22 e0"},   {"mov eax,cr0", "0f 20 c0"},
-    {"mov eax,cr2", "0f 20 d0"},   {"mov eax,cr3", "0f 20 d8"},
-    {"mov eax,cr4", "0f 20 e0"},   {"mov eax,dr7", "0f 21 f8"},
-    {"mov dr7,eax", "0f 23 f8"},   {"rsm", "0f aa"},
+    {"hlt", "f4"},
+    {"lgdt", "0f 01 13"},
+    {"lidt", "0f 01 1b"},
+    {"lldt", "0f 00 d0"},
+    {"ltr", "0f 00 d8"},
+    {"lmsw", "0f 01 f0"},
+    {"clts", "0f 06"},
+    {"invlpg", "0f 01 3b"},
+    {"invd", "0f 08"},
+    {"wbinvd", "0f 09"},
+    {"rdmsr", "0f 32"},
+    {"wrmsr", "0f 30"},
+    {"sysexit", "0f 35"},
+    {"mov cr0,eax", "0f 22 c0"},
+    {"mov cr2,eax", "0f 22 d0"},
+    {"mov cr3,eax", "0f 22 d8"},
+    {"mov cr4,eax", "0f 22 e0"},
+    {"mov eax,cr0", "0f 20 c0"},
+    {"mov eax,cr2", "0f 20 d0"},
+    {"mov eax,cr3", "0f 20 d8"},
+    {"mov eax,cr4", "0f 20 e0"},
+    {"mov eax,dr7", "0f 21 f8"},
+    {"mov dr7,eax", "0f 23 f8"},
+    {"rsm", "0f aa"},
 };
 
 /* Host code of a unit may hold the mnemonic only in a form that has nothing to do with segments,
@@ -245,20 +291,20 @@ static void fp_instructions_are_emulated_while_fp_is_off(void **state) {
 
 static void forms_that_cannot_be_lowered_are_emulated(void **state) {
     (void)state;
-    expect_class("67 8b 07", 3, true, BT_CLASS_EMULATE);       /* [bx] */
-    expect_class("67 8d 07", 3, true, BT_CLASS_EMULATE);       /* lea of a 16-bit address */
-    expect_class("2e 8b 03", 3, true, BT_CLASS_EMULATE);       /* cs: */
-    expect_class("67 a4", 3, true, BT_CLASS_EMULATE);          /* movsb through si, di */
-    expect_class("64 a4", 3, true, BT_CLASS_EMULATE);          /* movsb from fs */
-    expect_class("67 e2 00", 3, true, BT_CLASS_EMULATE);       /* loop on cx */
-    expect_class("66 e9 00 00", 3, true, BT_CLASS_EMULATE);    /* EIP truncated */
+    expect_class("67 8b 07", 3, true, BT_CLASS_EMULATE);    /* [bx] */
+    expect_class("67 8d 07", 3, true, BT_CLASS_EMULATE);    /* lea of a 16-bit address */
+    expect_class("2e 8b 03", 3, true, BT_CLASS_EMULATE);    /* cs: */
+    expect_class("67 a4", 3, true, BT_CLASS_EMULATE);       /* movsb through si, di */
+    expect_class("64 a4", 3, true, BT_CLASS_EMULATE);       /* movsb from fs */
+    expect_class("67 e2 00", 3, true, BT_CLASS_EMULATE);    /* loop on cx */
+    expect_class("66 e9 00 00", 3, true, BT_CLASS_EMULATE); /* EIP truncated */
     expect_class("66 c3", 3, true, BT_CLASS_EMULATE);
     expect_class("66 60", 3, true, BT_CLASS_EMULATE);
     expect_class("66 c9", 3, true, BT_CLASS_EMULATE);
-    expect_class("0f b6 e4", 3, true, BT_CLASS_EMULATE);       /* movzx esp,ah */
-    expect_class("0f b6 e0", 3, true, BT_CLASS_PLAIN);         /* movzx esp,al */
-    expect_class("0f be c4", 3, true, BT_CLASS_PLAIN);         /* movsx eax,ah */
-    expect_class("fd", 3, true, BT_CLASS_EMULATE);             /* DF=1 is not translated */
+    expect_class("0f b6 e4", 3, true, BT_CLASS_EMULATE); /* movzx esp,ah */
+    expect_class("0f b6 e0", 3, true, BT_CLASS_PLAIN);   /* movzx esp,al */
+    expect_class("0f be c4", 3, true, BT_CLASS_PLAIN);   /* movsx eax,ah */
+    expect_class("fd", 3, true, BT_CLASS_EMULATE);       /* DF=1 is not translated */
 }
 
 /* ---- flags ---- */
@@ -300,9 +346,9 @@ static void check_flags(const struct insn *in, const ZydisDecodedInstruction *z,
 /* Calls f for one instruction of every opcode, prefix and register field that decodes. */
 static void for_each_form(void (*f)(const struct insn *, const ZydisDecodedInstruction *,
                                     const u8 *)) {
-    static const char *const heads[] = {"",         "66",       "f3",       "f2",       "0f",
-                                        "66 0f",    "f3 0f",    "f2 0f",    "0f 38",    "66 0f 38",
-                                        "f2 0f 38", "0f 3a",    "66 0f 3a", "66 f3 0f", "66 f2 0f 38"};
+    static const char *const heads[] = {"",         "66",    "f3",       "f2",       "0f",
+                                        "66 0f",    "f3 0f", "f2 0f",    "0f 38",    "66 0f 38",
+                                        "f2 0f 38", "0f 3a", "66 0f 3a", "66 f3 0f", "66 f2 0f 38"};
     ZydisDecoder decoder;
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
     for (size_t h = 0; h < ARRAY_LEN(heads); h++)

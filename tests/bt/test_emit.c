@@ -7,12 +7,18 @@
 
 #include <Zydis/Zydis.h>
 
-static const i32 displacements[] = {0,   1,    -1,  4,          127,        128,
+static const i32 displacements[] = {0,    1,    -1,  4,          127,         128,
                                     -128, -129, 255, 0x12345678, -0x7fffffff, INT32_MIN};
 
-static ZydisRegister reg64(u8 n) { return (ZydisRegister)(ZYDIS_REGISTER_RAX + n); }
-static ZydisRegister reg32(u8 n) { return (ZydisRegister)(ZYDIS_REGISTER_EAX + n); }
-static ZydisRegister reg16(u8 n) { return (ZydisRegister)(ZYDIS_REGISTER_AX + n); }
+static ZydisRegister reg64(u8 n) {
+    return (ZydisRegister)(ZYDIS_REGISTER_RAX + n);
+}
+static ZydisRegister reg32(u8 n) {
+    return (ZydisRegister)(ZYDIS_REGISTER_EAX + n);
+}
+static ZydisRegister reg16(u8 n) {
+    return (ZydisRegister)(ZYDIS_REGISTER_AX + n);
+}
 /* Low bytes only: AL..BL, SPL..DIL, R8B... */
 static ZydisRegister low8(u8 n) {
     return (ZydisRegister)(n < 4 ? ZYDIS_REGISTER_AL + n : ZYDIS_REGISTER_SPL + (n - 4));
@@ -39,7 +45,8 @@ static void emit_into(u8 *code, size_t room, struct emit *e) {
 static unsigned encoded_length(const ZydisEncoderRequest *request) {
     u8 out[ZYDIS_MAX_INSTRUCTION_LENGTH];
     ZyanUSize length = sizeof out;
-    return ZYAN_SUCCESS(ZydisEncoderEncodeInstruction(request, out, &length)) ? (unsigned)length : 0;
+    return ZYAN_SUCCESS(ZydisEncoderEncodeInstruction(request, out, &length)) ? (unsigned)length
+                                                                              : 0;
 }
 
 /* ---- registers ---- */
@@ -56,9 +63,8 @@ static void expect_reg_form(struct host_op op, u8 rm, ZydisMnemonic mnemonic, Zy
     assert_int_equal(d.in.mnemonic, mnemonic);
     assert_int_equal(d.op[0].reg.value, first);
     assert_int_equal(d.op[1].reg.value, second);
-    ZydisEncoderRequest request = {.machine_mode = ZYDIS_MACHINE_MODE_LONG_64,
-                                   .mnemonic = mnemonic,
-                                   .operand_count = 2};
+    ZydisEncoderRequest request = {
+        .machine_mode = ZYDIS_MACHINE_MODE_LONG_64, .mnemonic = mnemonic, .operand_count = 2};
     request.operands[0].type = request.operands[1].type = ZYDIS_OPERAND_TYPE_REGISTER;
     request.operands[0].reg.value = first;
     request.operands[1].reg.value = second;
@@ -200,8 +206,8 @@ static void no_memory_form_is_rip_relative(void **state) {
         struct decoded d;
         emit_into(code, sizeof code, &e);
         emit_load32(&e, H_RAX,
-                    (struct host_mem){.base = H_NONE, .index = H_NONE, .scale = 1, .disp = 64,
-                                      .window = window});
+                    (struct host_mem){
+                        .base = H_NONE, .index = H_NONE, .scale = 1, .disp = 64, .window = window});
         decode(code, (unsigned)(e.p - code), &d);
         assert_int_equal(d.op[1].mem.base, ZYDIS_REGISTER_NONE);
         assert_false(d.in.attributes & ZYDIS_ATTRIB_IS_RELATIVE);
@@ -237,20 +243,49 @@ enum { FORMS = 14 };
 static void emit_form(struct emit *e, unsigned form) {
     struct host_mem m = {.base = H_R12, .index = H_RSI, .scale = 8, .disp = 0x1000, .window = true};
     switch (form) {
-    case 0: emit_u8(e, 0x90); break;
-    case 1: emit_u32(e, 0x11223344); break;
-    case 2: emit_imm(e, 0x8877665544332211, 8); break;
-    case 3: emit_mov_imm32(e, H_RDX, 0xdeadbeef); break;
-    case 4: emit_mov_imm32(e, H_R12, 0xdeadbeef); break;
-    case 5: emit_mov_reg32(e, H_R8, H_RBX); break;
-    case 6: emit_load32(e, H_R9, m); break;
-    case 7: emit_load64(e, H_R9, hot_mem(HOT_STI_POLL)); break;
-    case 8: emit_store32(e, stack_mem(-4), H_RDI); break;
-    case 9: emit_store_imm32(e, hot_mem(HOT_ARG1), 0xcafef00d); break;
-    case 10: m.window = false; emit_lea32(e, H_R10, m); break;
-    case 11: m.window = false; emit_lea64(e, H_R11, m); break;
-    case 12: emit_op_reg(e, (struct host_op){.opcode = 0x81, .reg = 7}, H_R8); break;
-    default: emit_op_mem(e, (struct host_op){.opcode = 0xff, .reg = 4}, hot_mem(HOT_STUB_CALLOUT));
+    case 0:
+        emit_u8(e, 0x90);
+        break;
+    case 1:
+        emit_u32(e, 0x11223344);
+        break;
+    case 2:
+        emit_imm(e, 0x8877665544332211, 8);
+        break;
+    case 3:
+        emit_mov_imm32(e, H_RDX, 0xdeadbeef);
+        break;
+    case 4:
+        emit_mov_imm32(e, H_R12, 0xdeadbeef);
+        break;
+    case 5:
+        emit_mov_reg32(e, H_R8, H_RBX);
+        break;
+    case 6:
+        emit_load32(e, H_R9, m);
+        break;
+    case 7:
+        emit_load64(e, H_R9, hot_mem(HOT_STI_POLL));
+        break;
+    case 8:
+        emit_store32(e, stack_mem(-4), H_RDI);
+        break;
+    case 9:
+        emit_store_imm32(e, hot_mem(HOT_ARG1), 0xcafef00d);
+        break;
+    case 10:
+        m.window = false;
+        emit_lea32(e, H_R10, m);
+        break;
+    case 11:
+        m.window = false;
+        emit_lea64(e, H_R11, m);
+        break;
+    case 12:
+        emit_op_reg(e, (struct host_op){.opcode = 0x81, .reg = 7}, H_R8);
+        break;
+    default:
+        emit_op_mem(e, (struct host_op){.opcode = 0xff, .reg = 4}, hot_mem(HOT_STUB_CALLOUT));
     }
 }
 

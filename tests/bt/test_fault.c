@@ -5,13 +5,17 @@
  */
 #include "bt_fixture.h"
 
-#define HOLE 0x700000u  /* linear; its frame is FRAME */
+#define HOLE 0x700000u /* linear; its frame is FRAME */
 #define FRAME 0x600000u
 #define LANDING (CODE + 0x23) /* a HLT whose address is also a selector and a flag image */
 
-static const struct bt_counters *count(const struct world *w) { return bt_counters(w->bt); }
+static const struct bt_counters *count(const struct world *w) {
+    return bt_counters(w->bt);
+}
 
-static u32 rights_of(u8 cpl) { return cpl == 3 ? USER_PAGE : KERNEL_PAGE; }
+static u32 rights_of(u8 cpl) {
+    return cpl == 3 ? USER_PAGE : KERNEL_PAGE;
+}
 
 static void paged_world(struct world *w, u8 cpl) {
     world_create(w, NULL);
@@ -43,13 +47,13 @@ static void expect_divide_error(const char *hex, u32 eax, u32 edx, u32 ecx) {
 
 static void division_errors_are_divide_exceptions(void **state) {
     (void)state;
-    expect_divide_error("f7 f1", 5, 0, 0);            /* div by zero */
-    expect_divide_error("f7 f9", 5, 0, 0);            /* idiv by zero */
-    expect_divide_error("f7 f1", 0, 2, 1);            /* the quotient does not fit */
+    expect_divide_error("f7 f1", 5, 0, 0); /* div by zero */
+    expect_divide_error("f7 f9", 5, 0, 0); /* idiv by zero */
+    expect_divide_error("f7 f1", 0, 2, 1); /* the quotient does not fit */
     expect_divide_error("f7 f9", 0x80000000, 0xffffffff, 0xffffffff);
-    expect_divide_error("f7 33", 5, 0, 0);            /* div [ebx] */
-    expect_divide_error("f6 f1", 0xffff, 0, 1);       /* div cl */
-    expect_divide_error("66 f7 f1", 0, 0x10, 1);      /* div cx */
+    expect_divide_error("f7 33", 5, 0, 0);       /* div [ebx] */
+    expect_divide_error("f6 f1", 0xffff, 0, 1);  /* div cl */
+    expect_divide_error("66 f7 f1", 0, 0x10, 1); /* div cx */
 }
 
 static void expect_emulated(struct world *w, const char *hex) {
@@ -95,9 +99,9 @@ static void unmasked_x87_and_sse_exceptions_are_emulated(void **state) {
     (void)state;
     struct world w;
     world_create(&w, NULL);
-    store16(w.cpu->fx, 0x37b);     /* #ZE unmasked */
+    store16(w.cpu->fx, 0x37b);      /* #ZE unmasked */
     store16(w.cpu->fx + 2, 0x8084); /* and pending */
-    expect_emulated(&w, "9b");     /* fwait */
+    expect_emulated(&w, "9b");      /* fwait */
     world_create(&w, NULL);
     store32(w.cpu->fx + 24, 0x1d80); /* MXCSR: divide by zero unmasked */
     store32(w.cpu->fx + 160, 0x3f800000);
@@ -162,41 +166,108 @@ struct probe {
     bool stack;
 };
 static const struct probe probes[] = {
-    {"03 03", false},          {"01 03", false},          {"11 03", false},
-    {"29 03", false},          {"39 03", false},          {"f0 0f c1 03", false},
-    {"0f b1 03", false},       {"f0 0f c7 0b", false},    {"87 03", false},
-    {"86 23", false},          {"f7 1b", false},          {"f7 13", false},
-    {"ff 03", false},          {"fe 0b", false},          {"c1 23 05", false},
-    {"d3 2b", false},          {"0f a4 03 04", false},    {"0f ba 2b 07", false},
-    {"8b 03", false},          {"89 03", false},          {"8a 63 01", false},
-    {"88 63 01", false},       {"c7 03 78 56 34 12", false}, {"66 c7 03 34 12", false},
-    {"0f b6 03", false},       {"0f bf 03", false},       {"f7 23", false},
-    {"6b 03 07", false},       {"f7 33", false},          {"f7 3b", false},
-    {"0f 44 03", false},       {"0f 94 03", false},       {"0f bc 03", false},
-    {"0f bd 03", false},    {"a4", false},             {"a5", false},
-    {"f3 a4", false},          {"f3 66 a5", false},       {"aa", false},
-    {"f3 ab", false},          {"ac", false},             {"66 ad", false},
-    {"a6", false},             {"f3 a7", false},          {"ae", false},
-    {"f2 ae", false},          {"ff 33", false},          {"66 ff 33", false},
-    {"8f 03", false},          {"64 8b 03", false},       {"65 03 44 8b 04", false},
-    {"64 88 23", false},       {"c9", false},             {"ff 13", false},
-    {"ff 23", false},          {"8e 1b", false},          {"8e 23", false},
-    {"8c 1b", false},          {"d9 03", false},          {"d9 1b", false},
-    {"0f 28 03", false},       {"0f 11 03", false},       {"f2 0f 58 03", false},
-    {"0f 6f 03", false},       {"66 0f 7f 03", false},    {"0f ae 5b 04", false},
-    {"d9 2b", false},          {"c6 03 11", false},       {"84 23", false},
+    {"03 03", false},
+    {"01 03", false},
+    {"11 03", false},
+    {"29 03", false},
+    {"39 03", false},
+    {"f0 0f c1 03", false},
+    {"0f b1 03", false},
+    {"f0 0f c7 0b", false},
+    {"87 03", false},
+    {"86 23", false},
+    {"f7 1b", false},
+    {"f7 13", false},
+    {"ff 03", false},
+    {"fe 0b", false},
+    {"c1 23 05", false},
+    {"d3 2b", false},
+    {"0f a4 03 04", false},
+    {"0f ba 2b 07", false},
+    {"8b 03", false},
+    {"89 03", false},
+    {"8a 63 01", false},
+    {"88 63 01", false},
+    {"c7 03 78 56 34 12", false},
+    {"66 c7 03 34 12", false},
+    {"0f b6 03", false},
+    {"0f bf 03", false},
+    {"f7 23", false},
+    {"6b 03 07", false},
+    {"f7 33", false},
+    {"f7 3b", false},
+    {"0f 44 03", false},
+    {"0f 94 03", false},
+    {"0f bc 03", false},
+    {"0f bd 03", false},
+    {"a4", false},
+    {"a5", false},
+    {"f3 a4", false},
+    {"f3 66 a5", false},
+    {"aa", false},
+    {"f3 ab", false},
+    {"ac", false},
+    {"66 ad", false},
+    {"a6", false},
+    {"f3 a7", false},
+    {"ae", false},
+    {"f2 ae", false},
+    {"ff 33", false},
+    {"66 ff 33", false},
+    {"8f 03", false},
+    {"64 8b 03", false},
+    {"65 03 44 8b 04", false},
+    {"64 88 23", false},
+    {"c9", false},
+    {"ff 13", false},
+    {"ff 23", false},
+    {"8e 1b", false},
+    {"8e 23", false},
+    {"8c 1b", false},
+    {"d9 03", false},
+    {"d9 1b", false},
+    {"0f 28 03", false},
+    {"0f 11 03", false},
+    {"f2 0f 58 03", false},
+    {"0f 6f 03", false},
+    {"66 0f 7f 03", false},
+    {"0f ae 5b 04", false},
+    {"d9 2b", false},
+    {"c6 03 11", false},
+    {"84 23", false},
     /* the stack */
-    {"50", true},              {"58", true},              {"54", true},
-    {"5c", true},              {"66 50", true},           {"66 58", true},
-    {"60", true},              {"61", true},              {"9c", true},
-    {"9d", true},              {"6a 85", true},           {"68 78 56 34 12", true},
-    {"e8 1e 00 00 00", true},  {"c3", true},              {"c2 08 00", true},
-    {"ff d2", true},           {"06", true},              {"1f", true},
-    {"0f a1", true},           {"0f a8", true},           {"8a 24 24", true},
-    {"88 64 24 03", true},     {"00 64 24 04", true},     {"0f c0 24 24", true},
-    {"0f b0 64 24 04", true},  {"86 3c 24", true},        {"ff 34 24", true},
-    {"8f 04 24", true},        {"ff 14 24", true},        {"8b 64 24 04", true},
-    {"64 8b 44 24 04", true},  {"f6 54 24 02", true},
+    {"50", true},
+    {"58", true},
+    {"54", true},
+    {"5c", true},
+    {"66 50", true},
+    {"66 58", true},
+    {"60", true},
+    {"61", true},
+    {"9c", true},
+    {"9d", true},
+    {"6a 85", true},
+    {"68 78 56 34 12", true},
+    {"e8 1e 00 00 00", true},
+    {"c3", true},
+    {"c2 08 00", true},
+    {"ff d2", true},
+    {"06", true},
+    {"1f", true},
+    {"0f a1", true},
+    {"0f a8", true},
+    {"8a 24 24", true},
+    {"88 64 24 03", true},
+    {"00 64 24 04", true},
+    {"0f c0 24 24", true},
+    {"0f b0 64 24 04", true},
+    {"86 3c 24", true},
+    {"ff 34 24", true},
+    {"8f 04 24", true},
+    {"ff 14 24", true},
+    {"8b 64 24 04", true},
+    {"64 8b 44 24 04", true},
+    {"f6 54 24 02", true},
 };
 
 static void prepare(struct world *w, u8 cpl, const struct probe *p, bool present) {
@@ -310,8 +381,7 @@ struct model {
 };
 
 static u32 common_flags(u32 r) {
-    return (r == 0 ? F_ZF : 0) | (r >> 31 ? F_SF : 0) |
-           (__builtin_parity(r & 0xff) ? 0 : F_PF);
+    return (r == 0 ? F_ZF : 0) | (r >> 31 ? F_SF : 0) | (__builtin_parity(r & 0xff) ? 0 : F_PF);
 }
 static u32 model_add(struct model *m, u32 a, u32 b, u32 carry) {
     u64 wide = (u64)a + b + carry;
@@ -327,22 +397,32 @@ static u32 model_sub(struct model *m, u32 a, u32 b) {
     return r;
 }
 
-static const char *const unit_code[] = {"03 05", "13 1d", "2b 15", "33 35", "0f c1 3d", "3b 2d",
-                                        "ff 05"};
+static const char *const unit_code[] = {"03 05",    "13 1d", "2b 15", "33 35",
+                                        "0f c1 3d", "3b 2d", "ff 05"};
 
 static void model_step(struct model *m, unsigned i) {
     u32 *mem = &m->memory[i], t;
     switch (i % ARRAY_LEN(unit_code)) {
-    case 0: m->r[R_EAX] = model_add(m, m->r[R_EAX], *mem, 0); break;
-    case 1: m->r[R_EBX] = model_add(m, m->r[R_EBX], *mem, m->flags & F_CF); break;
-    case 2: m->r[R_EDX] = model_sub(m, m->r[R_EDX], *mem); break;
-    case 3: m->flags = common_flags(m->r[R_ESI] ^= *mem); break;
+    case 0:
+        m->r[R_EAX] = model_add(m, m->r[R_EAX], *mem, 0);
+        break;
+    case 1:
+        m->r[R_EBX] = model_add(m, m->r[R_EBX], *mem, m->flags & F_CF);
+        break;
+    case 2:
+        m->r[R_EDX] = model_sub(m, m->r[R_EDX], *mem);
+        break;
+    case 3:
+        m->flags = common_flags(m->r[R_ESI] ^= *mem);
+        break;
     case 4:
         t = *mem;
         *mem = model_add(m, t, m->r[R_EDI], 0);
         m->r[R_EDI] = t;
         break;
-    case 5: model_sub(m, m->r[R_EBP], *mem); break;
+    case 5:
+        model_sub(m, m->r[R_EBP], *mem);
+        break;
     default:
         t = m->flags & F_CF;
         *mem = model_add(m, *mem, 1, 0);
