@@ -116,7 +116,7 @@ static void push_return(struct translation *t) {
 }
 
 /* After a host call: the place RET comes back to. */
-static void lower_continuation(struct translation *t, const struct bt_tinsn *ti) {
+static void lower_continuation(struct translation *t) {
     struct bt *bt = t->bt;
     if (bt->cont_count == bt->cont_capacity) {
         t->failed = true;
@@ -147,7 +147,7 @@ static void lower_call(struct translation *t, const struct bt_tinsn *ti) {
         lower_indirect(t, pair);
     }
     if (pair)
-        lower_continuation(t, ti);
+        lower_continuation(t);
     else
         t->ended = true;
 }

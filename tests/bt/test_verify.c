@@ -157,11 +157,17 @@ static unsigned put_u32(u8 *out, u32 value) {
     return 4;
 }
 
+/* The indirect entry of a unit at EIP 1000h. */
+static unsigned put_entry(u8 *code) {
+    unsigned n = put_hex(code, "44 8b c9 41 8d 88 00 f0 ff ff 67 e3 0a 41 8b c9 41 ff a7");
+    n += put_u32(code + n, HOT_STUB_INDIRECT_MISS);
+    return n + put_hex(code + n, "41 8b c9");
+}
+
 /* An entry, `body`, and a callout that leaves: what the verifier says about it. */
 static const char *judge(const char *body) {
     u8 code[256];
-    unsigned n = put_hex(code, "41 81 f8 00 10 00 00 74 07 41 ff a7");
-    n += put_u32(code + n, HOT_STUB_INDIRECT_MISS);
+    unsigned n = put_entry(code);
     n += put_hex(code + n, body);
     n += put_hex(code + n, "41 b8 00 10 00 00 41 b9 00 00 00 00 41 ff a7");
     n += put_u32(code + n, HOT_STUB_CALLOUT);
@@ -408,8 +414,7 @@ static void entries_and_ends_are_checked(void **state) {
     u32 offset;
     unsigned n = put_hex(code, "8b c1 c3"); /* no EIP check */
     assert_non_null(bt_verify_code(code, n, 0, false, nowhere, NULL, &offset));
-    n = put_hex(code, "41 81 f8 00 10 00 00 74 07 41 ff a7");
-    n += put_u32(code + n, HOT_STUB_INDIRECT_MISS);
+    n = put_entry(code);
     assert_non_null(bt_verify_code(code, n, 0, false, nowhere, NULL, &offset)); /* runs off */
     code[n] = 0xc3;
     assert_null(bt_verify_code(code, n + 1, 0, false, nowhere, NULL, &offset));
