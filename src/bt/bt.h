@@ -49,6 +49,10 @@ bool bt_mode_translatable(const struct cpu *cpu);
 /* Lets RDTSC run as a light callout: guest TSC = host TSC - host_tsc_base + cpu->tsc_offset. Without
  * this call RDTSC is emulated. */
 void bt_set_tsc_base(struct bt *bt, u64 host_tsc_base);
+/* Instructions at these linear addresses are never translated: bt_run returns BT_EXIT_EMULATE with
+ * cpu->eip there. At most BT_MAX_BREAKPOINTS; drops every translation. */
+#define BT_MAX_BREAKPOINTS 64
+void bt_set_breakpoints(struct bt *bt, const u32 *lin, unsigned count);
 /* Runs translated code from the CPU's state until an exit. The state is complete on return. Not
  * reentrant; vCPU thread only. */
 enum bt_exit bt_run(struct bt *bt);

@@ -218,7 +218,7 @@ struct bt {
     u32 hash[1 << BT_HASH_BITS];
     u32 *page_head; /* per physical page: first unit */
     u64 page_count;
-    u8 heat[1 << BT_HEAT_BITS];
+    u32 heat[1 << BT_HEAT_BITS];
     struct bt_site site[1 << BT_SITE_BITS];
     struct bt_view_state view[MMU_MAX_VIEWS];
     bool fp_ok;    /* key of every link, table entry and continuation now in force */
@@ -241,6 +241,8 @@ struct bt {
     struct bt_known_segment known_segment[4][2]; /* by callout - CO_LOAD_ES; null or not */
     u32 tsd;           /* CR4.TSD under which RDTSC was translated */
     bool tsc_inline;   /* RDTSC may be a light callout */
+    u32 breakpoint[BT_MAX_BREAKPOINTS]; /* linear addresses that are left to the emulator */
+    unsigned breakpoints;
     struct translation *translation; /* the translator's workspace */
     void *fault_stack; /* alternate signal stack */
 };

@@ -166,6 +166,12 @@ void bt_set_tsc_base(struct bt *bt, u64 host_tsc_base) {
     bt->tsc_inline = true;
 }
 
+void bt_set_breakpoints(struct bt *bt, const u32 *lin, unsigned count) {
+    bt->breakpoints = MIN(count, (unsigned)BT_MAX_BREAKPOINTS);
+    memcpy(bt->breakpoint, lin, bt->breakpoints * sizeof *lin);
+    bt_flush(bt);
+}
+
 void bt_flush(struct bt *bt) {
     bt->stats->cache_flushes++;
     cache_flush(bt);
@@ -271,7 +277,7 @@ static void drain_code_writes(struct bt *bt) {
 static bool is_hot(struct bt *bt, u64 gpa) {
     if (bt->config.hot_threshold == 0)
         return true;
-    u8 *heat = &bt->heat[(gpa * 0x9e3779b1u >> 12) & ((1u << BT_HEAT_BITS) - 1)];
+    u32 *heat = &bt->heat[(gpa * 0x9e3779b1u >> 12) & ((1u << BT_HEAT_BITS) - 1)];
     if (*heat >= bt->config.hot_threshold)
         return true;
     ++*heat;

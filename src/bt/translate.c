@@ -61,6 +61,11 @@ static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
         (!t->bt->tsc_inline || (t->cpl == 3 && (t->bt->cpu->cr4 & CR4_TSD))))
         ti->class = BT_CLASS_EMULATE;
     ti->adapted = t->bt->config.adapt && site_adapted(t->bt, gpa);
+    for (unsigned i = 0; i < t->bt->breakpoints; i++)
+        if (t->bt->breakpoint[i] == ti->eip) {
+            ti->class = BT_CLASS_EMULATE;
+            ti->adapted = false;
+        }
 }
 
 /* An instruction that runs into the next page makes a unit of its own. */

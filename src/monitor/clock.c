@@ -17,7 +17,9 @@ u64 mon_host_ns(void) {
     return (u64)ts.tv_sec * NS_PER_S + (u64)ts.tv_nsec;
 }
 
-static u64 raw_now(const struct mon_clock *c) { return c->from_tsc ? __rdtsc() : mon_host_ns(); }
+static u64 raw_now(const struct mon_clock *c) {
+    return c->from_tsc ? __rdtsc() : mon_host_ns();
+}
 
 void mon_clock_init(struct mon_clock *c, const struct mon_options *opt,
                     const struct mon_host_cpu *host) {

@@ -35,7 +35,9 @@ static void say_line(void *opaque, const char *line) {
 
 /* ---- Commands ---- */
 
-static void to_counter_line(void *opaque, const char *line) { say_line(opaque, line); }
+static void to_counter_line(void *opaque, const char *line) {
+    say_line(opaque, line);
+}
 
 static bool command_is(const char *line, const char *name) {
     return !strcmp(line, name);

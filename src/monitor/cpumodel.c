@@ -3,9 +3,9 @@
  * row: name, CPUID word, bit. What the host lacks and hardware must execute is taken away; what
  * -cpu's +feat and -feat say is added or removed last.
  *
- * The default is a part that Linux knows to have no speculation bugs (Atom "Bonnell", family 6 model
- * 1Ch, stepping 10, past the large-page erratum), with the instruction sets the translator runs at
- * full speed. It has no local APIC. Source: SDM volume 2, CPUID, tables 3-8 to 3-11.
+ * The default is a part that Linux knows to have no speculation bugs (Atom "Bonnell", family 6
+ * model 1Ch, stepping 10, past the large-page erratum), with the instruction sets the translator
+ * runs at full speed. It has no local APIC. Source: SDM volume 2, CPUID, tables 3-8 to 3-11.
  */
 #include "monitor/monitor.h"
 
@@ -28,19 +28,19 @@ struct feature {
     bool host;
 };
 static const struct feature features[] = {
-    {"fpu", W_1_EDX, 0, true},      {"de", W_1_EDX, 2, false},
-    {"pse", W_1_EDX, 3, false},     {"tsc", W_1_EDX, 4, false},
-    {"msr", W_1_EDX, 5, false},     {"pae", W_1_EDX, 6, false},
-    {"cx8", W_1_EDX, 8, true},      {"sep", W_1_EDX, 11, false},
-    {"mtrr", W_1_EDX, 12, false},   {"pge", W_1_EDX, 13, false},
-    {"cmov", W_1_EDX, 15, true},    {"pat", W_1_EDX, 16, false},
-    {"clflush", W_1_EDX, 19, true}, {"mmx", W_1_EDX, 23, true},
-    {"fxsr", W_1_EDX, 24, true},    {"sse", W_1_EDX, 25, true},
-    {"sse2", W_1_EDX, 26, true},    {"sse3", W_1_ECX, 0, true},
-    {"pni", W_1_ECX, 0, true},      {"ssse3", W_1_ECX, 9, true},
-    {"sse4.1", W_1_ECX, 19, true},  {"sse4_1", W_1_ECX, 19, true},
-    {"sse4.2", W_1_ECX, 20, true},  {"sse4_2", W_1_ECX, 20, true},
-    {"movbe", W_1_ECX, 22, true},   {"popcnt", W_1_ECX, 23, true},
+    {"fpu", W_1_EDX, 0, true},          {"de", W_1_EDX, 2, false},
+    {"pse", W_1_EDX, 3, false},         {"tsc", W_1_EDX, 4, false},
+    {"msr", W_1_EDX, 5, false},         {"pae", W_1_EDX, 6, false},
+    {"cx8", W_1_EDX, 8, true},          {"sep", W_1_EDX, 11, false},
+    {"mtrr", W_1_EDX, 12, false},       {"pge", W_1_EDX, 13, false},
+    {"cmov", W_1_EDX, 15, true},        {"pat", W_1_EDX, 16, false},
+    {"clflush", W_1_EDX, 19, true},     {"mmx", W_1_EDX, 23, true},
+    {"fxsr", W_1_EDX, 24, true},        {"sse", W_1_EDX, 25, true},
+    {"sse2", W_1_EDX, 26, true},        {"sse3", W_1_ECX, 0, true},
+    {"pni", W_1_ECX, 0, true},          {"ssse3", W_1_ECX, 9, true},
+    {"sse4.1", W_1_ECX, 19, true},      {"sse4_1", W_1_ECX, 19, true},
+    {"sse4.2", W_1_ECX, 20, true},      {"sse4_2", W_1_ECX, 20, true},
+    {"movbe", W_1_ECX, 22, true},       {"popcnt", W_1_ECX, 23, true},
     {"hypervisor", W_1_ECX, 31, false}, {"nx", W_X1_EDX, 20, false},
 };
 
@@ -62,18 +62,25 @@ struct model {
     const char *brand;
 };
 static const struct model models[] = {
-    {"default", "Ringfold's CPU: all that is implemented (also: base, host, max, qemu32)",
-     0x106ca, 0x16, {EDX_SSE2, ECX_ALL, X1_NX, 0}, "Ringfold virtual CPU"},
+    {"default",
+     "Ringfold's CPU: all that is implemented (also: base, host, max, qemu32)",
+     0x106ca,
+     0x16,
+     {EDX_SSE2, ECX_ALL, X1_NX, 0},
+     "Ringfold virtual CPU"},
     {"486", "Intel 486 DX", 0x480, 1, {EDX_486, 0, 0, 0}, NULL},
     {"pentium", "Intel Pentium", 0x543, 1, {EDX_P5, 0, 0, 0}, NULL},
     {"pentium3", "Intel Pentium III", 0x673, 2, {EDX_P3, 0, 0, 0}, NULL},
-    {"core2", "Intel Core 2 Duo (alias: core2duo), 32-bit only", 0x6fb, 10,
-     {EDX_SSE2, ECX_CORE2, X1_NX, 0}, "Intel(R) Core(TM)2 Duo CPU"},
+    {"core2",
+     "Intel Core 2 Duo (alias: core2duo), 32-bit only",
+     0x6fb,
+     10,
+     {EDX_SSE2, ECX_CORE2, X1_NX, 0},
+     "Intel(R) Core(TM)2 Duo CPU"},
 };
 static const char *const aliases[][2] = {
-    {"base", "default"}, {"host", "default"},   {"max", "default"},
-    {"qemu32", "default"}, {"qemu64", "default"}, {"kvm32", "default"},
-    {"core2duo", "core2"}, {"n270", "default"},
+    {"base", "default"},   {"host", "default"},  {"max", "default"},    {"qemu32", "default"},
+    {"qemu64", "default"}, {"kvm32", "default"}, {"core2duo", "core2"}, {"n270", "default"},
 };
 
 static const struct model *find_model(const char *name, size_t chars) {
@@ -227,8 +234,8 @@ static void fill_leaves(struct cpu_model *m, const struct model *row) {
     }
     if (m->f1_ecx & BIT(31)) {
         m->max_hypervisor = 0x40000000u;
-        add_values(m, 0x40000000u, 0, m->max_hypervisor, load32(hypervisor),
-                   load32(hypervisor + 4), load32(hypervisor + 8));
+        add_values(m, 0x40000000u, 0, m->max_hypervisor, load32(hypervisor), load32(hypervisor + 4),
+                   load32(hypervisor + 8));
     }
 }
 

@@ -32,7 +32,9 @@ static void interp_engine_flush(struct vm *vm) {
 }
 
 /* vm->stop is all that interp_run looks at. */
-static void interp_engine_kick(struct vm *vm) { (void)vm; }
+static void interp_engine_kick(struct vm *vm) {
+    (void)vm;
+}
 
 const struct engine mon_engine_interp = {
     .name = "interp",
@@ -44,7 +46,8 @@ const struct engine mon_engine_interp = {
 /* ---- bt ---- */
 
 #define X(name, help)                                                                              \
-    _Static_assert((int)MON_EXIT_##name == (int)BT_EXIT_##name, "the loop's exits begin with bt's");
+    _Static_assert((int)MON_EXIT_##name == (int)BT_EXIT_##name, "the loop's exits begin with "     \
+                                                                "bt's");
 BT_EXITS(X)
 #undef X
 
@@ -72,7 +75,9 @@ static enum mon_exit bt_engine_run(struct vm *vm) {
     return (enum mon_exit)bt_run(vm->bt);
 }
 
-static void bt_engine_kick(struct vm *vm) { bt_kick_sigsafe(vm->bt); }
+static void bt_engine_kick(struct vm *vm) {
+    bt_kick_sigsafe(vm->bt);
+}
 
 static void bt_engine_flush(struct vm *vm) {
     interp_engine_flush(vm);

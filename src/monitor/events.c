@@ -23,7 +23,9 @@ static const int termination_signals[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
 
 /* The fault and kick handlers start from here. */
 static __thread struct vm *current_vm;
-struct vm *mon_current_vm(void) { return current_vm; }
+struct vm *mon_current_vm(void) {
+    return current_vm;
+}
 
 static void on_kick(int signal) {
     (void)signal;
@@ -34,7 +36,9 @@ static void on_kick(int signal) {
     vm->engine->kick_sigsafe(vm);
 }
 
-static void kick(struct vm *vm) { pthread_kill(vm->events.vcpu_thread, KICK_SIGNAL); }
+static void kick(struct vm *vm) {
+    pthread_kill(vm->events.vcpu_thread, KICK_SIGNAL);
+}
 
 /* ---- The event thread ---- */
 
@@ -145,8 +149,8 @@ void mon_events_wait(struct vm *vm, u64 deadline_ns) {
     u64 wait = deadline_ns == DEV_NEVER ? DEV_NEVER : deadline_ns > now ? deadline_ns - now : 0;
     /* -icount skips idle time; only while someone may type does it pass at its real pace. */
     bool skip = vm->clock.icount && deadline_ns != DEV_NEVER;
-    bool sleep = !skip || (vm->console.uses_stdin && !vm->console.stdin_regular &&
-                           !vm->console.stdin_eof);
+    bool sleep =
+        !skip || (vm->console.uses_stdin && !vm->console.stdin_regular && !vm->console.stdin_eof);
     u64 begin = skip ? mon_host_ns() : 0;
     bool interrupted = false;
     if (!vm->stop && wait && sleep) {

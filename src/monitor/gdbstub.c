@@ -1,9 +1,9 @@
 /*
  * gdbstub.c: gdb's view of the guest: registers, memory by linear address, breakpoints, stepping.
  *
- * Breakpoints do not touch guest memory: while any is set the guest runs one interpreted
- * instruction at a time and EIP is compared before each, so that they are exact under every engine
- * and the guest cannot see them. Everything here runs on the vCPU thread.
+ * Breakpoints do not touch guest memory, so that the guest cannot see them: the translator leaves
+ * the instructions at their addresses to the emulator, and wherever the interpreter runs, EIP is
+ * compared first. Everything here runs on the vCPU thread.
  *
  * Source: Debugging with GDB, appendix E "GDB Remote Serial Protocol" and G.5.20 "x86 Features".
  */
@@ -141,8 +141,9 @@ static unsigned register_bytes(unsigned n) {
 
 /* ---- Hex ---- */
 static int hex_digit(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
-                                                                               : -1;
+    return c >= '0' && c <= '9'                 ? c - '0'
+           : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                : -1;
 }
 static char *put_hex(char *p, const u8 *data, size_t bytes) {
     static const char digits[] = "0123456789abcdef";
@@ -223,7 +224,22 @@ void mon_gdb_stopped(struct vm *vm, int signal) {
     vm->gdb.last_ran = false;
 }
 
+/* gdb takes its breakpoints out at every stop and puts them back to go on: only real changes cost
+ * translations. */
+static void tell_translator(struct vm *vm) {
+    struct mon_gdb *g = &vm->gdb;
+    size_t bytes = g->breakpoints * sizeof g->breakpoint[0];
+    if (!vm->bt ||
+        (g->known_count == g->breakpoints && !memcmp(g->known_to_bt, g->breakpoint, bytes)))
+        return;
+    memcpy(g->known_to_bt, g->breakpoint, bytes);
+    g->known_count = g->breakpoints;
+    bt_set_breakpoints(vm->bt, g->breakpoint, g->breakpoints);
+}
+
 static void resume(struct vm *vm, bool step) {
+    if (!step)
+        tell_translator(vm);
     vm->gdb.stepping = step;
     vm->gdb.last_ran = true;
     vm->gdb.just_resumed = true;
@@ -359,6 +375,7 @@ static void detach(struct vm *vm) {
     g->fd = -1;
     g->breakpoints = 0;
     g->stepping = g->no_ack = false;
+    tell_translator(vm);
     vm->paused = false;
     mon_clock_resume(vm);
     vm->stop = 1;
@@ -541,34 +558,49 @@ void mon_gdb_close(struct vm *vm) {
 }
 
 /* ---- Running under gdb's eyes ---- */
-static bool at_breakpoint(const struct vm *vm) {
-    u32 lin = (u32)(vm->cpu->seg[SEG_CS].base + vm->cpu->eip);
+bool mon_gdb_is_breakpoint(const struct vm *vm, u32 lin) {
     for (unsigned i = 0; i < vm->gdb.breakpoints; i++)
         if (vm->gdb.breakpoint[i] == lin)
             return true;
     return false;
 }
 
-enum mon_exit mon_gdb_run(struct vm *vm) {
-    struct mon_gdb *g = &vm->gdb;
+/* One instruction. True unless a long REP is still under way. */
+static bool interpret_one(struct vm *vm) {
+    enum interp_result r = interp_step(vm->interp, vm->cpu);
+    if (r == INTERP_FAULT)
+        rc_deliver_fault(vm->cpu);
+    return r != INTERP_REP_MORE;
+}
+
+/* Without translated code to stop by itself: one instruction at a time. */
+static void interpret_to_breakpoint(struct vm *vm) {
     for (unsigned n = 0; n < STEP_SLICE && !vm->stop; n++) {
-        if (!g->just_resumed && at_breakpoint(vm)) {
-            mon_gdb_stopped(vm, SIGNAL_TRAP);
-            break;
-        }
-        bool stepped = g->just_resumed && g->stepping;
-        g->just_resumed = false;
-        enum interp_result r = interp_step(vm->interp, vm->cpu);
-        if (r == INTERP_FAULT)
-            rc_deliver_fault(vm->cpu);
-        if (stepped && r != INTERP_REP_MORE) {
-            mon_gdb_stopped(vm, SIGNAL_TRAP);
-            break;
-        }
-        if (stepped)
-            g->just_resumed = true; /* a long REP is one step */
-        if (r == INTERP_HALT || vm->cpu->shutdown || dev_intr_pending(vm->dev))
+        interpret_one(vm);
+        if (vm->cpu->halted || vm->cpu->shutdown || mon_gdb_at_breakpoint(vm) ||
+            dev_intr_pending(vm->dev))
             break;
     }
-    return MON_EXIT_STEPPED;
+}
+
+bool mon_gdb_step(struct vm *vm) {
+    struct mon_gdb *g = &vm->gdb;
+    if (!g->just_resumed && mon_gdb_at_breakpoint(vm)) {
+        mon_gdb_stopped(vm, SIGNAL_TRAP);
+        return true;
+    }
+    if (g->stepping) {
+        g->just_resumed = !interpret_one(vm);
+        if (!g->just_resumed)
+            mon_gdb_stopped(vm, SIGNAL_TRAP);
+        return true;
+    }
+    if (g->just_resumed) { /* off the breakpoint it stands at */
+        g->just_resumed = !interpret_one(vm);
+        return true;
+    }
+    if (vm->bt)
+        return false;
+    interpret_to_breakpoint(vm);
+    return true;
 }

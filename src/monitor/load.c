@@ -172,7 +172,7 @@ void mon_image_close(struct mon_image *image) {
 static void place_bios_data(u8 *ram) {
     store16(ram + 0x40e, LOW_RAM_END >> 4);
     store16(ram + 0x413, LOW_RAM_END >> 10);
-    store16(ram + 0x400, 0x3f8); /* COM1 */
+    store16(ram + 0x400, 0x3f8);  /* COM1 */
     store16(ram + 0x410, 1 << 9); /* one serial port */
 }
 

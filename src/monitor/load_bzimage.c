@@ -99,8 +99,7 @@ bool mon_bzimage_check(const struct mon_file *f, struct mon_error *err) {
     u64 wanted = (u64)load32(d + H_SYSSIZE) * 16;
     if (wanted > (u64)h.kernel_bytes + 15)
         return mon_fail(err, "the file is truncated: %llu bytes, its header announces %llu",
-                        (unsigned long long)f->bytes,
-                        (unsigned long long)(h.setup_bytes + wanted));
+                        (unsigned long long)f->bytes, (unsigned long long)(h.setup_bytes + wanted));
     return true;
 }
 

@@ -42,8 +42,8 @@ enum {
     I_BYTES = 120
 };
 #define INFO_ADDRESS 0x9500u
-#define MODS_ADDRESS 0x9600u  /* 16 bytes per module */
-#define MMAP_ADDRESS 0x9a00u  /* 24 bytes per entry */
+#define MODS_ADDRESS 0x9600u /* 16 bytes per module */
+#define MMAP_ADDRESS 0x9a00u /* 24 bytes per entry */
 #define NAME_ADDRESS 0x9b00u
 #define STRING_ADDRESS 0x9c00u
 #define STRING_END 0x10000u
@@ -221,8 +221,8 @@ static bool load_modules(const struct mon_image *image, u8 *ram, u64 ram_bytes, 
 static void place_info(u8 *ram, u64 ram_bytes, unsigned modules, u32 cmdline) {
     u8 *info = ram + INFO_ADDRESS;
     memset(info, 0, I_BYTES);
-    store32(info + I_FLAGS, INFO_MEMORY | INFO_BOOTDEV | INFO_CMDLINE | INFO_MODULES | INFO_MMAP |
-                                INFO_LOADER);
+    store32(info + I_FLAGS,
+            INFO_MEMORY | INFO_BOOTDEV | INFO_CMDLINE | INFO_MODULES | INFO_MMAP | INFO_LOADER);
     store32(info + I_MEM_LOWER, LOW_RAM_END >> 10);
     store32(info + I_MEM_UPPER, (u32)((ram_bytes - HIGH_RAM_BASE) >> 10));
     store32(info + I_BOOT_DEVICE, 0x8000ffff); /* first disk, no partition */

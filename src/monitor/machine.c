@@ -58,9 +58,13 @@ static void bus_mmio_write(void *opaque, struct gpa addr, u64 value, unsigned by
     dev_mmio_write(vm->dev_bus, addr, value, bytes);
     note_device_access(vm);
 }
-static u64 bus_tsc(void *opaque) { return mon_clock_tsc(opaque); }
+static u64 bus_tsc(void *opaque) {
+    return mon_clock_tsc(opaque);
+}
 
-static u64 clock_now(void *opaque) { return mon_clock_now_ns(opaque); }
+static u64 clock_now(void *opaque) {
+    return mon_clock_now_ns(opaque);
+}
 static void dma_written(void *opaque, struct gpa addr, u64 bytes) {
     mmu_phys_written(((struct vm *)opaque)->mmu, addr, bytes);
 }
@@ -76,7 +80,7 @@ static void clear_ram(struct vm *vm) {
 
 /* What a BIOS leaves in registers that Linux reads. */
 static void set_firmware_registers(struct cpu *cpu) {
-    cpu->msr_mtrr_deftype = 0x806; /* MTRRs on, everything write-back */
+    cpu->msr_mtrr_deftype = 0x806;   /* MTRRs on, everything write-back */
     cpu->msr_apicbase = 0xfee00000u; /* no local APIC: not enabled */
 }
 

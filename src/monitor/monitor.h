@@ -33,8 +33,8 @@ enum mon_icount_log { MON_RR_NONE, MON_RR_RECORD, MON_RR_REPLAY };
 /* Strings point into argv or into `owned`. */
 struct mon_options {
     const char *kernel, *initrd, *append;
-    const char *cpu;     /* NAME[,-feat][,+feat] */
-    const char *accel;   /* "bt" or "interp" */
+    const char *cpu;   /* NAME[,-feat][,+feat] */
+    const char *accel; /* "bt" or "interp" */
     u64 ram_bytes;
     struct mon_chardev_option serial[2];
     unsigned serial_count;
@@ -52,16 +52,17 @@ struct mon_options {
     i64 rtc_epoch_s;
     const char *trace_list, *trace_file, *pidfile;
     bool lockstep_all; /* compare every execution, not a sample */
-    u8 escape_char; /* -echr: 1 = Ctrl-A */
+    u8 escape_char;    /* -echr: 1 = Ctrl-A */
     struct bt_config bt;
 };
 
 enum mon_parse_result {
-    MON_PARSE_RUN,   /* options are complete: run the machine */
-    MON_PARSE_DONE,  /* -help and the like were answered on stdout: status 0 */
-    MON_PARSE_ERROR  /* one line was printed on stderr: status 1 */
+    MON_PARSE_RUN,  /* options are complete: run the machine */
+    MON_PARSE_DONE, /* -help and the like were answered on stdout: status 0 */
+    MON_PARSE_ERROR /* one line was printed on stderr: status 1 */
 };
-/* Parses a command line in QEMU's spelling (one or two dashes). Warnings and errors go to stderr. */
+/* Parses a command line in QEMU's spelling (one or two dashes). Warnings and errors go to stderr.
+ */
 enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_options *out);
 /* "128", "128M", "1.5G", "0x10M": bytes, in units of default_unit without a suffix. Suffixes B K M
  * G T. False when not a number or out of range of u64. */
@@ -71,8 +72,8 @@ bool mon_parse_size(const char *text, u64 default_unit, u64 *bytes);
 
 /* What of the host the model may promise. mon_host_cpu() asks the host; tests make their own. */
 struct mon_host_cpu {
-    u32 f1_edx, f1_ecx;   /* CPUID leaf 1 */
-    u64 tsc_hz;           /* 0: not usable, time comes from CLOCK_MONOTONIC */
+    u32 f1_edx, f1_ecx; /* CPUID leaf 1 */
+    u64 tsc_hz;         /* 0: not usable, time comes from CLOCK_MONOTONIC */
     bool tsc_invariant;
 };
 void mon_host_cpu(struct mon_host_cpu *out);

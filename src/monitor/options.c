@@ -1,8 +1,8 @@
 /*
  * options.c: the command line, in QEMU's spelling, as one table: a row per option with its
  * argument, its handler and its help. Options of QEMU's that change nothing here are accepted, some
- * silently because this machine is like that anyway, the others with a warning; options that ask for
- * a device or a service that is not there fail.
+ * silently because this machine is like that anyway, the others with a warning; options that ask
+ * for a device or a service that is not there fail.
  */
 #include "monitor/monitor.h"
 
@@ -110,27 +110,59 @@ static void first_item(const char *list, char *out, size_t out_bytes) {
                                       const struct option_row *row __attribute__((unused)),        \
                                       const char *arg __attribute__((unused)))
 
-HANDLER(accept_silently) { return MON_PARSE_RUN; }
+HANDLER(accept_silently) {
+    return MON_PARSE_RUN;
+}
 HANDLER(warn_ignored) {
     log_warn("-%s has no effect here", row->name);
     return MON_PARSE_RUN;
 }
-HANDLER(not_supported) { return fail("-%s: not supported", row->name); }
-HANDLER(disks_not_supported) { return fail("-%s: disks are not supported", row->name); }
+HANDLER(not_supported) {
+    return fail("-%s: not supported", row->name);
+}
+HANDLER(disks_not_supported) {
+    return fail("-%s: disks are not supported", row->name);
+}
 
-HANDLER(set_kernel) { return o->kernel = arg, MON_PARSE_RUN; }
-HANDLER(set_initrd) { return o->initrd = arg, MON_PARSE_RUN; }
-HANDLER(set_append) { return o->append = arg, MON_PARSE_RUN; }
-HANDLER(set_nographic) { return o->nographic = true, MON_PARSE_RUN; }
-HANDLER(set_no_reboot) { return o->no_reboot = true, MON_PARSE_RUN; }
-HANDLER(set_no_shutdown) { return o->no_shutdown = true, MON_PARSE_RUN; }
-HANDLER(set_nodefaults) { return o->nodefaults = true, MON_PARSE_RUN; }
-HANDLER(set_paused) { return o->start_paused = true, MON_PARSE_RUN; }
-HANDLER(set_trace_file) { return o->trace_file = arg, MON_PARSE_RUN; }
-HANDLER(set_pidfile) { return o->pidfile = arg, MON_PARSE_RUN; }
-HANDLER(set_stats) { return o->stats = true, MON_PARSE_RUN; }
-HANDLER(set_verify) { return o->bt.verify = true, MON_PARSE_RUN; }
-HANDLER(set_lockstep) { return o->bt.lockstep = true, MON_PARSE_RUN; }
+HANDLER(set_kernel) {
+    return o->kernel = arg, MON_PARSE_RUN;
+}
+HANDLER(set_initrd) {
+    return o->initrd = arg, MON_PARSE_RUN;
+}
+HANDLER(set_append) {
+    return o->append = arg, MON_PARSE_RUN;
+}
+HANDLER(set_nographic) {
+    return o->nographic = true, MON_PARSE_RUN;
+}
+HANDLER(set_no_reboot) {
+    return o->no_reboot = true, MON_PARSE_RUN;
+}
+HANDLER(set_no_shutdown) {
+    return o->no_shutdown = true, MON_PARSE_RUN;
+}
+HANDLER(set_nodefaults) {
+    return o->nodefaults = true, MON_PARSE_RUN;
+}
+HANDLER(set_paused) {
+    return o->start_paused = true, MON_PARSE_RUN;
+}
+HANDLER(set_trace_file) {
+    return o->trace_file = arg, MON_PARSE_RUN;
+}
+HANDLER(set_pidfile) {
+    return o->pidfile = arg, MON_PARSE_RUN;
+}
+HANDLER(set_stats) {
+    return o->stats = true, MON_PARSE_RUN;
+}
+HANDLER(set_verify) {
+    return o->bt.verify = true, MON_PARSE_RUN;
+}
+HANDLER(set_lockstep) {
+    return o->bt.lockstep = true, MON_PARSE_RUN;
+}
 
 HANDLER(set_lockstep_all) {
     o->bt.lockstep = o->lockstep_all = true;
@@ -203,8 +235,7 @@ HANDLER(set_machine) {
         return MON_PARSE_DONE;
     }
     char accel[64];
-    if (property(arg, "accel", accel, sizeof accel) &&
-        choose_accel(o, accel) != MON_PARSE_RUN)
+    if (property(arg, "accel", accel, sizeof accel) && choose_accel(o, accel) != MON_PARSE_RUN)
         return MON_PARSE_ERROR;
     bool good = strchr(text, '=') || !strncmp(text, "pc-i440fx", 9);
     for (unsigned i = 0; i < ARRAY_LEN(names); i++)
@@ -329,7 +360,9 @@ HANDLER(set_gdb) {
     o->gdb_port = (u16)port;
     return MON_PARSE_RUN;
 }
-HANDLER(set_gdb_default) { return o->gdb_port = 1234, MON_PARSE_RUN; }
+HANDLER(set_gdb_default) {
+    return o->gdb_port = 1234, MON_PARSE_RUN;
+}
 
 HANDLER(set_trace) {
     const char *bad = NULL;
@@ -448,18 +481,17 @@ static const struct option_row options[] = {
      " [type=]name[,prop[=value][,...]]\n                selects emulated machine ('-machine help' "
      "for list); accel=bt|interp"},
     {"M", ARG, set_machine, NULL},
-    {"cpu", ARG, set_cpu,
-     " cpu        select CPU ('-cpu help' for list); NAME,-feature,+feature"},
+    {"cpu", ARG, set_cpu, " cpu        select CPU ('-cpu help' for list); NAME,-feature,+feature"},
     {"accel", ARG, set_accel,
      " [accel=]accelerator\n                select accelerator (bt or interp; use 'help' for a "
      "list)"},
     {"smp", ARG, set_smp, " [cpus=]n    set the number of CPUs to 'n' (1)"},
-    {"m", ARG, set_memory,
-     " [size=]megs  configure guest RAM (default 128M; suffixes K, M, G)"},
+    {"m", ARG, set_memory, " [size=]megs  configure guest RAM (default 128M; suffixes K, M, G)"},
     {"k", ARG, warn_ignored, NULL},
     {"name", ARG, accept_silently, " string      set the name of the guest (ignored)"},
     {"device", ARG, add_device,
-     " driver[,prop[=value][,...]]\n                add device: isa-debug-exit[,iobase=N][,iosize=N]"
+     " driver[,prop[=value][,...]]\n                add device: "
+     "isa-debug-exit[,iobase=N][,iosize=N]"
      ", pc-testdev"},
     {"kernel", ARG, set_kernel,
      " bzImage use 'bzImage' as kernel image (Linux bzImage or Multiboot)"},
@@ -477,16 +509,16 @@ static const struct option_row options[] = {
     {"debugcon", ARG, set_debugcon, " dev   redirect the debug console (port e9h)"},
     {"echr", ARG, set_echr, " chr       set terminal escape character instead of ctrl-a"},
     {"nodefaults", NO_ARG, set_nodefaults, "     don't create default devices"},
-    {"no-user-config", NO_ARG, accept_silently, "\n                don't load user-provided config "
-                                                "files (there are none)"},
+    {"no-user-config", NO_ARG, accept_silently,
+     "\n                don't load user-provided config "
+     "files (there are none)"},
     {"no-reboot", NO_ARG, set_no_reboot, "      exit instead of rebooting"},
     {"no-shutdown", NO_ARG, set_no_shutdown, "    stop before shutdown"},
     {"rtc", ARG, set_rtc, " base=utc|localtime|<datetime>\n                set the RTC base"},
     {"icount", ARG, set_icount,
      " [shift=N][,rr=record|replay,rrfile=<filename>]\n                deterministic virtual time: "
      "2^N ns per instruction"},
-    {"S", NO_ARG, set_paused,
-     "              freeze CPU at startup (use 'c' to start execution)"},
+    {"S", NO_ARG, set_paused, "              freeze CPU at startup (use 'c' to start execution)"},
     {"gdb", ARG, set_gdb, " dev        accept gdb connection on 'dev': tcp::PORT"},
     {"s", NO_ARG, set_gdb_default, "              shorthand for -gdb tcp::1234"},
     {"d", ARG, set_trace,

@@ -45,9 +45,9 @@ static void handle_emulate(struct vm *vm) {
     handle_interp_result(vm, interp_step(vm->interp, vm->cpu));
 }
 
-/* The guest has just opened the door to an interrupt that waits. */
-static bool interrupt_due(const struct vm *vm) {
-    return rc_interruptible(vm->cpu) && dev_intr_pending(vm->dev);
+/* The guest has just opened the door to an interrupt that waits, or stands at a breakpoint. */
+static bool must_look(const struct vm *vm) {
+    return (rc_interruptible(vm->cpu) && dev_intr_pending(vm->dev)) || mon_gdb_at_breakpoint(vm);
 }
 
 /* Up to the next taken branch: bt counts how often code is met at its exits. */
@@ -61,7 +61,7 @@ static void handle_cold(struct vm *vm) {
     while (max-- && result == INTERP_OK && !vm->stop) {
         u32 eip = cpu->eip;
         result = interp_step(vm->interp, cpu);
-        if (cpu->eip - eip - 1 >= LONGEST_INSN_BYTES || interrupt_due(vm))
+        if (cpu->eip - eip - 1 >= LONGEST_INSN_BYTES || must_look(vm))
             break;
     }
     handle_interp_result(vm, result);
@@ -75,7 +75,7 @@ static void handle_mode(struct vm *vm) {
     enum interp_result result = INTERP_OK;
     while (max-- && result == INTERP_OK && !vm->stop) {
         result = interp_step(vm->interp, vm->cpu);
-        if (bt_mode_translatable(vm->cpu) || interrupt_due(vm))
+        if (bt_mode_translatable(vm->cpu) || must_look(vm))
             break;
     }
     handle_interp_result(vm, result);
@@ -86,24 +86,24 @@ static void handle_budget(struct vm *vm) {
     u64 left = MIN(mon_clock_budget(vm, mon_next_deadline_ns(vm)), (u64)MODE_INSNS);
     u64 end = vm->cpu->insn_count + left;
     enum interp_result result = INTERP_OK;
-    while (vm->cpu->insn_count < end && result == INTERP_OK && !vm->stop && !interrupt_due(vm))
+    while (vm->cpu->insn_count < end && result == INTERP_OK && !vm->stop && !must_look(vm))
         result = interp_step(vm->interp, vm->cpu);
     handle_interp_result(vm, result);
     vm->stop = 1;
 }
 
-static void handle_nothing(struct vm *vm) { (void)vm; }
-static void handle_kick(struct vm *vm) { vm->stop = 1; }
+static void handle_nothing(struct vm *vm) {
+    (void)vm;
+}
+static void handle_kick(struct vm *vm) {
+    vm->stop = 1;
+}
 
 static void (*const exit_table[MON_EXIT_COUNT])(struct vm *vm) = {
-    [MON_EXIT_EMULATE] = handle_emulate,
-    [MON_EXIT_FAULT] = deliver_fault,
-    [MON_EXIT_KICK] = handle_kick,
-    [MON_EXIT_COLD] = handle_cold,
-    [MON_EXIT_MODE] = handle_mode,
-    [MON_EXIT_BUDGET] = handle_budget,
-    [MON_EXIT_UNIT_END] = handle_nothing,
-    [MON_EXIT_STEPPED] = handle_nothing,
+    [MON_EXIT_EMULATE] = handle_emulate,  [MON_EXIT_FAULT] = deliver_fault,
+    [MON_EXIT_KICK] = handle_kick,        [MON_EXIT_COLD] = handle_cold,
+    [MON_EXIT_MODE] = handle_mode,        [MON_EXIT_BUDGET] = handle_budget,
+    [MON_EXIT_UNIT_END] = handle_nothing, [MON_EXIT_STEPPED] = handle_nothing,
     [MON_EXIT_HALT] = handle_nothing, /* cpu->halted says it */
 };
 static const char *const exit_name[MON_EXIT_COUNT] = {
@@ -220,10 +220,13 @@ static void wait_for_interrupt(struct vm *vm) {
 }
 
 static void step(struct vm *vm) {
-    enum mon_exit why = mon_gdb_watches(vm) ? mon_gdb_run(vm) : vm->engine->run(vm);
+    if (mon_gdb_watches(vm) && mon_gdb_step(vm))
+        return;
+    enum mon_exit why = vm->engine->run(vm);
     vm->exit_count[why]++;
     TRACE(exits, "exit %s at %08x\n", exit_name[why], vm->cpu->eip);
-    exit_table[why](vm);
+    if (why == MON_EXIT_FAULT || !mon_gdb_at_breakpoint(vm)) /* else the next turn stops there */
+        exit_table[why](vm);
 }
 
 /* ---- The loop ---- */

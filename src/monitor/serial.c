@@ -56,7 +56,9 @@ struct dev_chardev mon_serial_chardev(struct mon_serial *s) {
     return (struct dev_chardev){.write = serial_write, .read = serial_read, .opaque = s};
 }
 
-unsigned mon_serial_room(const struct mon_serial *s) { return MON_INPUT_RING - (s->head - s->tail); }
+unsigned mon_serial_room(const struct mon_serial *s) {
+    return MON_INPUT_RING - (s->head - s->tail);
+}
 
 bool mon_serial_feed(struct mon_serial *s, u8 byte) {
     if (!mon_serial_room(s))
@@ -77,8 +79,8 @@ static bool open_one(struct vm *vm, struct mon_serial *s, const struct mon_chard
     if (o->kind != MON_CHR_FILE)
         return true;
     s->file = fopen(o->path, "we");
-    return s->file || mon_fail(err, "-%s: could not open '%s': %s", option, o->path,
-                               strerror(errno));
+    return s->file ||
+           mon_fail(err, "-%s: could not open '%s': %s", option, o->path, strerror(errno));
 }
 
 bool mon_serial_open(struct vm *vm, struct mon_error *err) {

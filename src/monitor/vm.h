@@ -50,13 +50,13 @@ extern const struct engine mon_engine_interp, mon_engine_bt;
 /* ---- Virtual time (clock.c) ---- */
 struct mon_clock {
     bool icount;
-    bool from_tsc;  /* real time from the host's invariant TSC, else from CLOCK_MONOTONIC */
-    u8 shift;       /* icount: 1 instruction = 2^shift ns */
-    u64 tsc_hz;     /* the guest's TSC frequency */
-    u64 start;      /* host TSC or CLOCK_MONOTONIC ns at virtual time 0 */
+    bool from_tsc;      /* real time from the host's invariant TSC, else from CLOCK_MONOTONIC */
+    u8 shift;           /* icount: 1 instruction = 2^shift ns */
+    u64 tsc_hz;         /* the guest's TSC frequency */
+    u64 start;          /* host TSC or CLOCK_MONOTONIC ns at virtual time 0 */
     u64 ns_per_tick_32; /* 32.32 fixed point */
-    u64 skipped_ns; /* icount: time skipped in HLT */
-    u64 paused_at;  /* raw clock when the machine was stopped */
+    u64 skipped_ns;     /* icount: time skipped in HLT */
+    u64 paused_at;      /* raw clock when the machine was stopped */
     bool paused;
 };
 
@@ -90,9 +90,9 @@ struct mon_serial {
 };
 struct mon_console {
     bool uses_stdin, stdin_eof, stdin_regular;
-    bool active;  /* the console prompt has the keyboard */
-    bool escape;  /* Ctrl-A was typed */
-    bool only;    /* stdio belongs to the console alone (-monitor stdio) */
+    bool active;      /* the console prompt has the keyboard */
+    bool escape;      /* Ctrl-A was typed */
+    bool only;        /* stdio belongs to the console alone (-monitor stdio) */
     int stdin_serial; /* which serial line stdin feeds, -1: none */
     u8 escape_char;
     char line[256];
@@ -102,14 +102,16 @@ struct mon_console {
 };
 
 /* ---- gdb (gdbstub.c) ---- */
-#define MON_GDB_BREAKPOINTS 64
+#define MON_GDB_BREAKPOINTS BT_MAX_BREAKPOINTS
 struct mon_gdb {
     int listen_fd, fd;
     bool no_ack, stepping;
     struct mon_gdb_parser parser;
     u32 breakpoint[MON_GDB_BREAKPOINTS];
     unsigned breakpoints;
-    bool last_ran; /* gdb waits for a stop reply */
+    u32 known_to_bt[MON_GDB_BREAKPOINTS];
+    unsigned known_count;
+    bool last_ran;     /* gdb waits for a stop reply */
     bool just_resumed; /* the instruction at eip runs even if it carries a breakpoint */
 };
 
@@ -239,8 +241,14 @@ static inline bool mon_gdb_watches(const struct vm *vm) {
 void mon_gdb_service(struct vm *vm);
 /* Tells gdb that the machine stopped with that signal number. */
 void mon_gdb_stopped(struct vm *vm, int signal);
-/* Runs under gdb's eyes until a stop or an event. */
-enum mon_exit mon_gdb_run(struct vm *vm);
+/* Does what gdb needs before guest code runs: stops at a breakpoint, steps. True when that was all
+ * for this turn of the loop. */
+bool mon_gdb_step(struct vm *vm);
+bool mon_gdb_is_breakpoint(const struct vm *vm, u32 lin);
+static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
+    return unlikely(vm->gdb.breakpoints) &&
+           mon_gdb_is_breakpoint(vm, (u32)(vm->cpu->seg[SEG_CS].base + vm->cpu->eip));
+}
 
 /* run.c: shared with lockstep.c */
 enum mon_exit mon_interp_exit(struct vm *vm, enum interp_result result);

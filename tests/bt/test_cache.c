@@ -844,6 +844,22 @@ static void cold_code_is_handed_back_until_it_is_hot(void **state) {
     world_destroy(&w);
 }
 
+static void a_threshold_beyond_a_byte_is_reached(void **state) {
+    (void)state;
+    struct bt_config config;
+    struct world w;
+    default_test_config(&config);
+    config.hot_threshold = 300;
+    world_create(&w, &config);
+    put(&w, CODE, "40 f4");
+    for (unsigned i = 0; i < 300; i++) {
+        w.cpu->eip = CODE;
+        expect_exit(&w, BT_EXIT_COLD, CODE);
+    }
+    run_to_hlt(&w, CODE);
+    world_destroy(&w);
+}
+
 static void modes_that_are_not_translated_are_handed_back(void **state) {
     (void)state;
     struct world w;
@@ -1330,6 +1346,7 @@ int main(void) {
         cmocka_unit_test(adapted_stores_give_what_plain_ones_give),
         cmocka_unit_test(adapted_strings_give_what_plain_ones_give),
         cmocka_unit_test(cold_code_is_handed_back_until_it_is_hot),
+        cmocka_unit_test(a_threshold_beyond_a_byte_is_reached),
         cmocka_unit_test(modes_that_are_not_translated_are_handed_back),
         cmocka_unit_test(a_poll_of_the_mode_inside_translated_code_leaves),
         cmocka_unit_test(divide_by_zero_is_a_fault_at_the_instruction),

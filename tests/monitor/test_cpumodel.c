@@ -28,9 +28,9 @@ static void default_is_an_atom_without_bugs(void **state) {
     assert_true(build(NULL));
     assert_int_equal(leaf(1)->eax, 0x106ca); /* family 6, model 1Ch, stepping 10 */
     assert_int_equal(leaf(0)->ebx, 0x756e6547);
-    static const char *const has[] = {"fpu", "pse", "tsc", "msr", "pae", "cx8", "sep", "pge",
-                                      "cmov", "mmx", "fxsr", "sse", "sse2", "pni", "ssse3",
-                                      "sse4.1", "sse4.2", "popcnt", "movbe", "nx"};
+    static const char *const has[] = {"fpu",   "pse",    "tsc",    "msr",    "pae",   "cx8",  "sep",
+                                      "pge",   "cmov",   "mmx",    "fxsr",   "sse",   "sse2", "pni",
+                                      "ssse3", "sse4.1", "sse4.2", "popcnt", "movbe", "nx"};
     for (unsigned i = 0; i < ARRAY_LEN(has); i++)
         assert_true(mon_cpu_has(&m, has[i]));
     assert_false(leaf(1)->edx & (1 << 9)); /* no local APIC */
@@ -90,8 +90,8 @@ static void the_host_limits_what_it_must_execute(void **state) {
 
 static void models_and_aliases(void **state) {
     (void)state;
-    static const char *const names[] = {"base", "host", "max", "qemu32", "486", "pentium",
-                                        "pentium3", "core2", "core2duo"};
+    static const char *const names[] = {"base",    "host",     "max",   "qemu32",  "486",
+                                        "pentium", "pentium3", "core2", "core2duo"};
     for (unsigned i = 0; i < ARRAY_LEN(names); i++)
         assert_true(build(names[i]));
     assert_false(build("z80"));

@@ -34,9 +34,15 @@ static enum mon_parse_result parse(const char *line) {
     close(keep[1]);
     return r;
 }
-static void runs(const char *line) { assert_int_equal(parse(line), MON_PARSE_RUN); }
-static void fails(const char *line) { assert_int_equal(parse(line), MON_PARSE_ERROR); }
-static void answers(const char *line) { assert_int_equal(parse(line), MON_PARSE_DONE); }
+static void runs(const char *line) {
+    assert_int_equal(parse(line), MON_PARSE_RUN);
+}
+static void fails(const char *line) {
+    assert_int_equal(parse(line), MON_PARSE_ERROR);
+}
+static void answers(const char *line) {
+    assert_int_equal(parse(line), MON_PARSE_DONE);
+}
 
 static void sizes_take_suffixes(void **state) {
     (void)state;
