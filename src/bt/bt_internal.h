@@ -148,6 +148,7 @@ struct bt_pc {
     u8 recovery;    /* enum bt_recovery */
     u8 index;       /* number of guest instructions before it */
     u16 guest;      /* offset from the unit's EIP */
+    i16 esp;        /* guest ESP minus r12 there: pushes and pops move r12 late */
 };
 
 struct bt_unit {
@@ -293,9 +294,6 @@ void emit_lea64(struct emit *e, u8 reg, struct host_mem mem);
 static inline struct host_mem hot_mem(u32 offset) {
     return (struct host_mem){.base = H_R15, .index = H_NONE, .disp = (i32)offset};
 }
-static inline struct host_mem stack_mem(i32 disp) {
-    return (struct host_mem){.base = H_R12, .index = H_NONE, .disp = disp, .window = true};
-}
 
 /* ---- classify.c ---- */
 
@@ -362,6 +360,7 @@ struct translation {
     struct bt_tinsn insn[BT_MAX_UNIT_INSNS];
     u32 slot_first, cont_first, pc_first;
     u32 current;       /* index of the instruction being lowered */
+    i32 esp_delta;     /* guest ESP minus r12 at this point of the emitted code */
     u32 guest_bytes;
     u8 counted;        /* instructions that run inside the unit */
     bool straight;     /* a conditional branch ends the unit (lockstep, -icount) */
@@ -388,6 +387,14 @@ u64 co_string(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate_inside(struct cpu *cpu, u32 eip); /* from a returning callout */
 /* Pieces shared by the lowering files. */
+/* The guest's stack at ESP + disp. */
+static inline struct host_mem stack_mem(const struct translation *t, i32 disp) {
+    return (struct host_mem){
+        .base = H_R12, .index = H_NONE, .disp = t->esp_delta + disp, .window = true};
+}
+/* Moves r12 to where guest ESP + delta is; flags untouched. */
+void lower_settle_esp(struct translation *t, i32 delta);
+bool lower_needs_esp(const struct bt_tinsn *ti);
 struct host_mem lower_mem(struct translation *t, const struct insn *in, i32 extra_disp);
 void lower_callout(struct translation *t, unsigned callout, u32 arg, bool returns);
 void lower_emulate(struct translation *t, u32 eip);

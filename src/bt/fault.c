@@ -61,6 +61,7 @@ static void leave_unit(const struct fault_place *at, greg_t *g, u32 exit) {
     if (at->bt->config.icount) /* give back what did not run */
         hot->budget += at->unit->insns > at->pc->index ? at->unit->insns - at->pc->index : 0;
     leave_from_handler(at->cpu, g, at->eip, exit);
+    at->cpu->gpr[R_ESP] = (u32)(at->cpu->gpr[R_ESP] + (u32)at->pc->esp);
 }
 
 static void emulate(const struct fault_place *at, greg_t *g) {
@@ -102,6 +103,27 @@ static bool window_fault(const struct fault_place *at, greg_t *g, u64 address, b
     return true;
 }
 
+/* Where the host call at the fault was going, as a guest EIP. */
+static u32 call_target(const struct fault_place *at, const greg_t *g) {
+    const struct bt *bt = at->bt;
+    const u8 *pc = (const u8 *)g[REG_RIP];
+    u32 patch = (u32)(pc + 1 - bt->cache_rx);
+    for (u32 i = 0; *pc == 0xe8 && i < at->unit->slot_count; i++)
+        if (bt->slot[at->unit->slot_first + i].patch == patch)
+            return bt->slot[at->unit->slot_first + i].target_eip;
+    return (u32)g[REG_R8];
+}
+
+/* The return stack is full: forget its frames and go on, or leave if a kick waits. The guest's own
+ * push is done, so the place to leave at is the call's target. */
+static void return_stack_full(const struct fault_place *at, greg_t *g, bool user) {
+    u64 top = at->bt->return_top[user];
+    *(u64 *)top = (u64)bt_stub_underflow;
+    g[REG_RSP] = (greg_t)top;
+    if (bt_hot(at->cpu)->kick)
+        leave_from_handler(at->cpu, g, call_target(at, g), BT_EXIT_KICK);
+}
+
 static bool page_fault(const struct fault_place *at, ucontext_t *uc, u64 address) {
     greg_t *g = uc->uc_mcontext.gregs;
     struct bt_hot *hot = bt_hot(at->cpu);
@@ -126,9 +148,7 @@ static bool page_fault(const struct fault_place *at, ucontext_t *uc, u64 address
     }
     for (int user = 0; user < 2; user++)
         if (address - (u64)at->bt->return_stack[user] < PAGE_BYTES) {
-            /* The return stack is full: forget its frames and go on. */
-            g[REG_RSP] = (greg_t)at->bt->return_top[user];
-            *(u64 *)at->bt->return_top[user] = (u64)bt_stub_underflow;
+            return_stack_full(at, g, user);
             return true;
         }
     (void)hot;

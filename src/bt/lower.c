@@ -17,6 +17,8 @@ struct host_mem lower_mem(struct translation *t, const struct insn *in, i32 extr
         .disp = (i32)((u32)in->disp + (u32)extra_disp),
         .window = true,
     };
+    if (m.base == H_R12)
+        m.disp = (i32)((u32)m.disp + (u32)t->esp_delta);
     if (in->mem_seg < SEG_FS)
         return m;
     /* FS and GS: the base sits behind a pointer that names the poison page when the segment is
@@ -200,7 +202,7 @@ static void lower_lea(struct translation *t, const struct insn *in) {
         .base = in->mem_base == INSN_NO_REG ? H_NONE : host_reg(in->mem_base),
         .index = in->mem_index == INSN_NO_REG ? H_NONE : host_reg(in->mem_index),
         .scale = in->mem_scale ? in->mem_scale : 1,
-        .disp = in->disp,
+        .disp = (i32)((u32)in->disp + (in->mem_base == R_ESP ? (u32)t->esp_delta : 0)),
     };
     emit_op_mem(&t->e, op, m);
 }
@@ -237,6 +239,40 @@ void lower_poll(struct translation *t) {
     emit_load32(&t->e, H_R9, hot_mem(CPU_SAFEPOINT));
     if (shadow)
         translation_note_pc(t, guest, RECOVER_PLAIN, (u8)t->current);
+}
+
+/* Instructions that meet guest ESP only as the base of an address, or as a stack pointer. */
+static bool leaves_esp_alone(const struct bt_tinsn *ti) {
+    const struct insn *in = &ti->in;
+    switch (ti->class) {
+    case BT_CLASS_PLAIN:
+    case BT_CLASS_FP:
+    case BT_CLASS_INCDEC:
+    case BT_CLASS_LEA:
+    case BT_CLASS_MOV:
+    case BT_CLASS_PUSH:
+    case BT_CLASS_POP:
+        for (unsigned i = 0; i < in->op_count; i++) {
+            const struct insn_op *op = &in->op[i];
+            if (op->type == OP_REG &&
+                (op->reg_class == RC_SEG || op->reg_class == RC_CR || op->reg_class == RC_DR ||
+                 (is_word_gpr(op) && op->reg == R_ESP)))
+                return false;
+        }
+        return true;
+    case BT_CLASS_NOP:
+    case BT_CLASS_LEAVE:
+    case BT_CLASS_STRING:
+    case BT_CLASS_CALL:
+    case BT_CLASS_RET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool lower_needs_esp(const struct bt_tinsn *ti) {
+    return ti->adapted || !leaves_esp_alone(ti);
 }
 
 void bt_lower(struct translation *t, const struct bt_tinsn *ti) {

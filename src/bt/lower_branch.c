@@ -110,9 +110,9 @@ static void load_target(struct translation *t, const struct insn *in) {
 
 static void push_return(struct translation *t) {
     struct emit *e = &t->e;
-    emit_op_mem(e, (struct host_op){.opcode = 0xc7}, stack_mem(-4));
+    emit_op_mem(e, (struct host_op){.opcode = 0xc7}, stack_mem(t, -4));
     emit_u32(e, t->next_eip);
-    emit_lea32(e, H_R12, (struct host_mem){.base = H_R12, .index = H_NONE, .disp = -4});
+    lower_settle_esp(t, -4);
 }
 
 /* After a host call: the place RET comes back to. */
@@ -128,20 +128,21 @@ static void lower_continuation(struct translation *t) {
 
 static bool backward(const struct bt_tinsn *ti, u32 target) { return target <= ti->eip; }
 
+/* No poll where calls pair: a loop of calls alone overflows the return stack, and that fault looks for
+ * kicks (fault.c). */
 static void lower_call(struct translation *t, const struct bt_tinsn *ti) {
     const struct insn *in = &ti->in;
     bool pair = t->bt->config.retstack;
+    if (!pair)
+        lower_poll(t);
     if (in->op[0].type == OP_IMM) {
         u32 target = t->next_eip + (u32)in->imm;
-        if (backward(ti, target))
-            lower_poll(t);
         push_return(t);
         if (needs_view(t, target))
             lower_view_transfer(t, target, pair);
         else
             lower_slot_jump(t, pair ? 0xe8 : 0xe9, 0, target);
     } else {
-        lower_poll(t);
         load_target(t, in);
         push_return(t);
         lower_indirect(t, pair);
@@ -157,9 +158,8 @@ static void lower_ret(struct translation *t, const struct bt_tinsn *ti) {
     bool pair = t->bt->config.retstack;
     if (!pair)
         lower_poll(t);
-    emit_load32(e, H_R8, stack_mem(0));
-    emit_lea32(e, H_R12,
-               (struct host_mem){.base = H_R12, .index = H_NONE, .disp = 4 + (i32)(u16)ti->in.imm});
+    emit_load32(e, H_R8, stack_mem(t, 0));
+    lower_settle_esp(t, 4 + (i32)(u16)ti->in.imm);
     if (pair)
         emit_u8(e, 0xc3);
     else

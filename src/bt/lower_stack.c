@@ -1,11 +1,25 @@
 /*
  * lower_stack.c: guest stack instructions. The guest's ESP is r12; the host's RSP is the return
- * stack and is never used for guest data. ESP moves only after every access has succeeded.
+ * stack and is never used for guest data. ESP moves only after every access has succeeded. Pushes and
+ * pops in a row do not each move r12: the distance is kept in the translation (and in the PC table, for
+ * faults) and settled before anything that looks at r12 itself. A chain of LEAs would otherwise be as
+ * long as the prologue, where the hardware's stack engine has none.
  */
 #include "bt/bt_internal.h"
 
-static void adjust_esp(struct emit *e, i32 delta) {
-    emit_lea32(e, H_R12, (struct host_mem){.base = H_R12, .index = H_NONE, .disp = delta});
+#define FURTHEST_ESP 512
+
+void lower_settle_esp(struct translation *t, i32 delta) {
+    i32 total = t->esp_delta + delta;
+    t->esp_delta = 0;
+    if (total)
+        emit_lea32(&t->e, H_R12, (struct host_mem){.base = H_R12, .index = H_NONE, .disp = total});
+}
+
+static void move_esp(struct translation *t, i32 delta) {
+    t->esp_delta += delta;
+    if (t->esp_delta < -FURTHEST_ESP || t->esp_delta > FURTHEST_ESP)
+        lower_settle_esp(t, 0);
 }
 
 static void lower_push(struct translation *t, const struct insn *in) {
@@ -16,7 +30,7 @@ static void lower_push(struct translation *t, const struct insn *in) {
     struct host_op store = {.p66 = word, .opcode = 0x89};
     if (op->type == OP_IMM) {
         store.opcode = 0xc7;
-        emit_op_mem(e, store, stack_mem(-bytes));
+        emit_op_mem(e, store, stack_mem(t, -bytes));
         emit_imm(e, in->imm, (unsigned)bytes);
     } else {
         if (op->type == OP_MEM) {
@@ -31,9 +45,9 @@ static void lower_push(struct translation *t, const struct insn *in) {
         } else {
             store.reg = host_reg(op->reg);
         }
-        emit_op_mem(e, store, stack_mem(-bytes));
+        emit_op_mem(e, store, stack_mem(t, -bytes));
     }
-    adjust_esp(e, -bytes);
+    move_esp(t, -bytes);
 }
 
 /* POP Sreg: the callout loads the segment and only then moves ESP. */
@@ -45,7 +59,7 @@ static void lower_pop_segment(struct translation *t, const struct bt_tinsn *ti) 
         lower_emulate(t, ti->eip);
         return;
     }
-    emit_op_mem(e, (struct host_op){.map = 1, .opcode = 0xb7, .reg = H_R9}, stack_mem(0));
+    emit_op_mem(e, (struct host_op){.map = 1, .opcode = 0xb7, .reg = H_R9}, stack_mem(t, 0));
     emit_store32(e, hot_mem(HOT_ARG0), H_R9);
     emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
     emit_store_imm32(e, hot_mem(HOT_ARG2), ti->in.op_bytes);
@@ -65,9 +79,9 @@ static void lower_pop(struct translation *t, const struct bt_tinsn *ti) {
     if (op->type == OP_MEM) {
         /* An ESP base in the destination counts after the increment. */
         struct host_mem m = lower_mem(t, in, in->mem_base == R_ESP ? bytes : 0);
-        emit_op_mem(e, (struct host_op){.p66 = word, .opcode = 0x8b, .reg = H_R9}, stack_mem(0));
+        emit_op_mem(e, (struct host_op){.p66 = word, .opcode = 0x8b, .reg = H_R9}, stack_mem(t, 0));
         emit_op_mem(e, (struct host_op){.p66 = word, .opcode = 0x89, .reg = H_R9}, m);
-        adjust_esp(e, bytes);
+        move_esp(t, bytes);
         return;
     }
     struct host_op load = {.p66 = word, .opcode = 0x8b, .reg = host_reg(op->reg)};
@@ -76,33 +90,35 @@ static void lower_pop(struct translation *t, const struct bt_tinsn *ti) {
             lower_emulate(t, ti->eip);
             return;
         }
-        emit_op_mem(e, load, stack_mem(0));
+        emit_op_mem(e, load, stack_mem(t, 0));
+        t->esp_delta = 0;
         return;
     }
-    emit_op_mem(e, load, stack_mem(0));
-    adjust_esp(e, bytes);
+    emit_op_mem(e, load, stack_mem(t, 0));
+    move_esp(t, bytes);
 }
 
 static void lower_pusha(struct translation *t) {
     for (int r = 0; r < 8; r++)
-        emit_store32(&t->e, stack_mem(-4 * (r + 1)), host_reg((u8)r));
-    adjust_esp(&t->e, -32);
+        emit_store32(&t->e, stack_mem(t, -4 * (r + 1)), host_reg((u8)r));
+    lower_settle_esp(t, -32);
 }
 
 static void lower_popa(struct translation *t) {
     struct emit *e = &t->e;
     /* Both ends first: after these two nothing can fault. */
-    emit_load32(e, H_R9, stack_mem(28));
+    emit_load32(e, H_R9, stack_mem(t, 28));
     for (int r = 7; r >= 0; r--)
         if (r != R_ESP)
-            emit_load32(e, (u8)r, stack_mem(4 * (7 - r)));
-    adjust_esp(e, 32);
+            emit_load32(e, (u8)r, stack_mem(t, 4 * (7 - r)));
+    lower_settle_esp(t, 32);
 }
 
 static void lower_leave(struct translation *t) {
     struct emit *e = &t->e;
     emit_load32(e, H_R9, (struct host_mem){.base = H_RBP, .index = H_NONE, .window = true});
     emit_lea32(e, H_R12, (struct host_mem){.base = H_RBP, .index = H_NONE, .disp = 4});
+    t->esp_delta = 0;
     emit_mov_reg32(e, H_RBP, H_R9);
 }
 

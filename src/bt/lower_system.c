@@ -18,14 +18,14 @@ static void lower_pushf(struct translation *t) {
                (struct host_mem){.base = H_R8, .index = H_R9, .scale = 1, .disp = -HOST_FLAGS_REST});
     emit_load32(e, H_R9, hot_mem(HOT_FLAG_REST));
     emit_lea32(e, H_R8, (struct host_mem){.base = H_R8, .index = H_R9, .scale = 1});
-    emit_store32(e, stack_mem(-4), H_R8);
-    emit_lea32(e, H_R12, (struct host_mem){.base = H_R12, .index = H_NONE, .disp = -4});
+    emit_store32(e, stack_mem(t, -4), H_R8);
+    lower_settle_esp(t, -4);
 }
 
 static void lower_popf(struct translation *t, const struct bt_tinsn *ti) {
     struct emit *e = &t->e;
-    emit_load32(e, H_R9, stack_mem(0));
-    emit_lea32(e, H_R12, (struct host_mem){.base = H_R12, .index = H_NONE, .disp = 4});
+    emit_load32(e, H_R9, stack_mem(t, 0));
+    lower_settle_esp(t, 4);
     emit_store32(e, hot_mem(HOT_ARG0), H_R9);
     emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
     lower_callout(t, CO_POPF, ti->eip, true);

@@ -15,7 +15,8 @@ void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index
     bt->pc[bt->pc_count++] = (struct bt_pc){.host = (u16)(t->e.p - t->e.start),
                                             .recovery = recovery,
                                             .index = index,
-                                            .guest = guest};
+                                            .guest = guest,
+                                            .esp = (i16)t->esp_delta};
 }
 
 /* Classes after which straight-line translation cannot go on. */
@@ -192,10 +193,13 @@ static void emit_unit(struct translation *t, struct bt_unit *u) {
         struct bt_tinsn *ti = &t->insn[i];
         t->current = i;
         t->next_eip = ti->eip + ti->in.length;
+        if (lower_needs_esp(ti))
+            lower_settle_esp(t, 0);
         translation_note_pc(t, (u16)(ti->eip - t->eip), RECOVER_PLAIN, (u8)i);
         bt_lower(t, ti);
     }
     if (!t->ended) {
+        lower_settle_esp(t, 0);
         translation_note_pc(t, (u16)(t->next_eip - t->eip), RECOVER_PLAIN, (u8)t->count);
         lower_exit(t, t->next_eip);
     }

@@ -137,13 +137,16 @@ static void reset(struct vm *vm) {
     }
 }
 
-/* Triple fault: the full story once, one line each time after that. */
+/* Triple fault: the full story once, then one line each time, then ever more rarely: a guest may do
+ * nothing else. */
 static void handle_shutdown(struct vm *vm) {
     struct cpu *cpu = vm->cpu;
-    log_error("the guest triple-faulted (exception %u at %04x:%08x): %s", cpu->fault.vector,
-              cpu->seg[SEG_CS].selector, cpu->eip,
-              vm->opt.no_reboot ? "exiting" : "resetting the machine");
-    if (!vm->triple_faults++ || trace_on(TRACE_cpu_reset))
+    u64 n = ++vm->triple_faults;
+    if (n <= 8 || (n & (n - 1)) == 0)
+        log_error("the guest triple-faulted (exception %u at %04x:%08x): %s", cpu->fault.vector,
+                  cpu->seg[SEG_CS].selector, cpu->eip,
+                  vm->opt.no_reboot ? "exiting" : "resetting the machine");
+    if (n == 1 || trace_on(TRACE_cpu_reset))
         mon_crash_guest_state(vm, print_line, NULL);
     reset(vm);
 }
