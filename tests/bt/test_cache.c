@@ -180,20 +180,60 @@ static void invalidation_leaves_a_return_stack_safe(void **state) {
     world_destroy(&w);
 }
 
-static void a_flush_with_a_live_return_stack_is_harmless(void **state) {
-    (void)state;
+static void expect_flush_harmless(u8 cpl) {
     struct world w;
     world_create(&w, NULL);
+    set_cpl(&w, cpl);
     u32 f = CODE + 0x100, at = put_branch(&w, CODE, 0xe8, f);
     put(&w, at, "b8 01 00 00 00 f4");
     put(&w, f, "f4 c3");
     run_to_hlt(&w, CODE);
     bt_flush(w.bt);
+    /* What comes to stand in the old unit's place must not be entered in its middle. */
+    put(&w, CODE + 0x800, "60 60 60 60 43 43 43 60 60 f4");
+    u32 esp = reg(&w, R_ESP);
+    run_to_hlt(&w, CODE + 0x800);
+    w.cpu->gpr[R_ESP] = esp;
+    w.cpu->gpr[R_EBX] = 0;
     w.ram[at + 1] = 7;
     run_to_hlt(&w, f + 1);
     assert_int_equal(reg(&w, R_EAX), 7);
+    assert_int_equal(reg(&w, R_EBX), 0);
+    assert_int_equal(reg(&w, R_ESP), STACK_TOP);
     assert_int_equal(count(&w)->cache_flushes, 1);
     world_destroy(&w);
+}
+
+static void a_flush_with_a_live_return_stack_is_harmless(void **state) {
+    (void)state;
+    expect_flush_harmless(0);
+    expect_flush_harmless(3);
+}
+
+static void an_indirect_branch_forgets_a_unit_that_died(void **state) {
+    (void)state;
+    for (u8 cpl = 0; cpl <= 3; cpl += 3)
+        for (unsigned direct = 0; direct < 2; direct++) {
+            struct world w;
+            u32 f = CODE + 0x1000;
+            world_create(&w, NULL);
+            set_cpl(&w, cpl);
+            put(&w, f, "b8 00 00 00 00 f4");
+            w.cpu->gpr[R_ESI] = f;
+            if (direct)
+                put_branch(&w, CODE, 0xe9, f); /* at CPL 3 through the same table */
+            else
+                put(&w, CODE, "ff e6"); /* jmp esi */
+            for (u32 i = 1; i < 5; i++) {
+                u8 value = (u8)i;
+                assert_true(mmu_phys_write(w.cpu->mmu, GPA(f + 1), &value, 1));
+                for (unsigned again = 0; again < 3; again++) {
+                    run_to_hlt(&w, CODE);
+                    assert_int_equal(reg(&w, R_EAX), i);
+                }
+            }
+            world_destroy(&w);
+        }
 }
 
 /* ---- eviction ---- */
@@ -463,6 +503,35 @@ static void a_chain_to_a_spanning_instruction_follows_its_second_page_at_cpl_3(v
 static void a_chain_to_a_spanning_instruction_follows_its_second_page_at_cpl_0(void **state) {
     (void)state;
     expect_spanning_target_followed(0);
+}
+
+/* The caller's page is exchanged while its callee runs. */
+static void expect_return_to_remapped_caller(u8 cpl) {
+    enum { CALLER = 0x500000, CALLEE = 0x501000, FIRST = 0x600000, SECOND = 0x601000 };
+    struct world w;
+    u32 rights = cpl == 3 ? USER_PAGE : KERNEL_PAGE;
+    world_create(&w, NULL);
+    enable_paging(&w, rights);
+    put(&w, put_branch(&w, FIRST, 0xe8, FIRST + PAGE_BYTES), "b8 01 00 00 00 f4");
+    put(&w, put_branch(&w, SECOND, 0xe8, SECOND + PAGE_BYTES), "b8 02 00 00 00 f4");
+    put(&w, CALLEE, "f4 c3"); /* hlt; ret */
+    set_cpl(&w, cpl);
+    for (u32 i = 0; i < 4; i++) {
+        remap_page(&w, CALLER, FIRST | rights);
+        run_to_hlt(&w, CALLER);
+        assert_int_equal(w.cpu->eip, CALLEE);
+        remap_page(&w, CALLER, SECOND | rights);
+        run_to_hlt(&w, CALLEE + 1);
+        assert_int_equal(reg(&w, R_EAX), 2);
+        assert_int_equal(reg(&w, R_ESP), STACK_TOP);
+    }
+    world_destroy(&w);
+}
+
+static void a_return_to_a_remapped_page_runs_what_is_there_now(void **state) {
+    (void)state;
+    expect_return_to_remapped_caller(0);
+    expect_return_to_remapped_caller(3);
 }
 
 static void a_remapped_code_page_is_translated_anew(void **state) {
@@ -1318,6 +1387,7 @@ int main(void) {
         cmocka_unit_test(a_unit_that_spans_two_pages_dies_with_either_half),
         cmocka_unit_test(invalidation_leaves_a_return_stack_safe),
         cmocka_unit_test(a_flush_with_a_live_return_stack_is_harmless),
+        cmocka_unit_test(an_indirect_branch_forgets_a_unit_that_died),
         cmocka_unit_test(eviction_keeps_chains_and_return_stack_right),
         cmocka_unit_test(recursion_deeper_than_the_return_stack_comes_back),
         cmocka_unit_test(a_ret_without_a_call_goes_where_the_guest_stack_says),
@@ -1331,6 +1401,7 @@ int main(void) {
         cmocka_unit_test(a_branch_to_another_page_follows_its_mapping_at_cpl_0),
         cmocka_unit_test(a_chain_to_a_spanning_instruction_follows_its_second_page_at_cpl_3),
         cmocka_unit_test(a_chain_to_a_spanning_instruction_follows_its_second_page_at_cpl_0),
+        cmocka_unit_test(a_return_to_a_remapped_page_runs_what_is_there_now),
         cmocka_unit_test(a_remapped_code_page_is_translated_anew),
         cmocka_unit_test(an_unmapped_code_page_leaves_to_the_emulator),
         cmocka_unit_test(ring_0_code_is_not_run_for_ring_3),

@@ -1,26 +1,54 @@
 /*
- * Results and flags of the arithmetic, shift, rotate, multiply and bit instructions in three sizes, against
- * models in C of the manual's pseudo-code. SDM volume 1, appendix A "EFLAGS Cross-Reference".
+ * Results and flags of the arithmetic, shift, rotate, multiply and bit instructions in three
+ * sizes, against models in C of the manual's pseudo-code. SDM volume 1, appendix A "EFLAGS
+ * Cross-Reference".
  * Expected: the models' values; undefined flags are not compared.
  */
 #include "guest.h"
 
 #define TWO(name, text) CODE(name, "push %esi; popf; " text "; pushf; pop %esi" DONE)
-TWO(add4, "add %ecx,%eax"); TWO(adc4, "adc %ecx,%eax"); TWO(sub4, "sub %ecx,%eax"); TWO(sbb4, "sbb %ecx,%eax");
-TWO(and4, "and %ecx,%eax"); TWO(or4, "or %ecx,%eax"); TWO(xor4, "xor %ecx,%eax"); TWO(cmp4, "cmp %ecx,%eax");
-TWO(inc4, "inc %eax"); TWO(dec4, "dec %eax"); TWO(neg4, "neg %eax");
-TWO(add1, "add %cl,%al"); TWO(adc1, "adc %ch,%al"); TWO(sub1, "sub %cl,%al"); TWO(sbb1, "sbb %cl,%al");
-TWO(add2, "add %cx,%ax"); TWO(adc2, "adc %cx,%ax"); TWO(sub2, "sub %cx,%ax"); TWO(sbb2, "sbb %cx,%ax");
-TWO(shl4, "shl %cl,%eax"); TWO(shr4, "shr %cl,%eax"); TWO(sar4, "sar %cl,%eax");
-TWO(rol4, "rol %cl,%eax"); TWO(ror4, "ror %cl,%eax"); TWO(rcl4, "rcl %cl,%eax"); TWO(rcr4, "rcr %cl,%eax");
-TWO(mul4, "mul %ecx"); TWO(imul4, "imul %ecx"); TWO(imul2op, "imul %ecx,%eax");
-TWO(shld4, "shld %cl,%edx,%eax"); TWO(shrd4, "shrd %cl,%edx,%eax");
-TWO(bsf4, "bsf %ecx,%eax"); TWO(bsr4, "bsr %ecx,%eax"); TWO(div4, "div %ecx");
-TWO(inc_mem, "push %eax; incl (%esp); pop %eax"); TWO(xadd4, "xadd %ecx,%eax");
-TWO(cmpxchg4, "cmpxchg %ecx,%edx"); TWO(adc_mem, "push %eax; adc %ecx,(%esp); pop %eax");
+TWO(add4, "add %ecx,%eax");
+TWO(adc4, "adc %ecx,%eax");
+TWO(sub4, "sub %ecx,%eax");
+TWO(sbb4, "sbb %ecx,%eax");
+TWO(and4, "and %ecx,%eax");
+TWO(or4, "or %ecx,%eax");
+TWO(xor4, "xor %ecx,%eax");
+TWO(cmp4, "cmp %ecx,%eax");
+TWO(inc4, "inc %eax");
+TWO(dec4, "dec %eax");
+TWO(neg4, "neg %eax");
+TWO(add1, "add %cl,%al");
+TWO(adc1, "adc %ch,%al");
+TWO(sub1, "sub %cl,%al");
+TWO(sbb1, "sbb %cl,%al");
+TWO(add2, "add %cx,%ax");
+TWO(adc2, "adc %cx,%ax");
+TWO(sub2, "sub %cx,%ax");
+TWO(sbb2, "sbb %cx,%ax");
+TWO(shl4, "shl %cl,%eax");
+TWO(shr4, "shr %cl,%eax");
+TWO(sar4, "sar %cl,%eax");
+TWO(rol4, "rol %cl,%eax");
+TWO(ror4, "ror %cl,%eax");
+TWO(rcl4, "rcl %cl,%eax");
+TWO(rcr4, "rcr %cl,%eax");
+TWO(mul4, "mul %ecx");
+TWO(imul4, "imul %ecx");
+TWO(imul2op, "imul %ecx,%eax");
+TWO(shld4, "shld %cl,%edx,%eax");
+TWO(shrd4, "shrd %cl,%edx,%eax");
+TWO(bsf4, "bsf %ecx,%eax");
+TWO(bsr4, "bsr %ecx,%eax");
+TWO(div4, "div %ecx");
+TWO(inc_mem, "push %eax; incl (%esp); pop %eax");
+TWO(xadd4, "xadd %ecx,%eax");
+TWO(cmpxchg4, "cmpxchg %ecx,%edx");
+TWO(adc_mem, "push %eax; adc %ecx,(%esp); pop %eax");
 
-static const u32 values[] = {0, 1, 2, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x12345678, 0x7fffffff,
-                             0x80000000, 0x80000001, 0xfffffffe, 0xffffffff, 0xcafe1234};
+static const u32 values[] = {0,          1,          2,          0x7f,       0x80,       0xff,
+                             0x7fff,     0x8000,     0xffff,     0x12345678, 0x7fffffff, 0x80000000,
+                             0x80000001, 0xfffffffe, 0xffffffff, 0xcafe1234};
 enum { COUNT = sizeof values / sizeof *values };
 
 static u32 go(const u8 *code, u32 a, u32 c, u32 d, u32 flags) {
@@ -45,8 +73,8 @@ static u32 add_flags(u32 a, u32 b, u32 carry, u32 bits) {
     u64 mask = bits == 32 ? 0xffffffffull : (1u << bits) - 1;
     u64 sum = (a & mask) + (b & mask) + carry;
     u32 r = (u32)(sum & mask);
-    return szp(r, bits) | (sum > mask ? F_CF : 0) | (((a ^ r) & (b ^ r)) >> (bits - 1) & 1 ? F_OF : 0) |
-           ((a ^ b ^ r) & 0x10);
+    return szp(r, bits) | (sum > mask ? F_CF : 0) |
+           (((a ^ r) & (b ^ r)) >> (bits - 1) & 1 ? F_OF : 0) | ((a ^ b ^ r) & 0x10);
 }
 
 static u32 sub_flags(u32 a, u32 b, u32 borrow, u32 bits) {
@@ -105,7 +133,8 @@ static void shifts(u32 a, u32 count) {
     u32 n = count & 31, start = F_CF | F_AF | F_OF;
     u32 expected = n ? a << n : a;
     EQ(go(shl4, a, count, 0, start), expected);
-    EQ(trap.esi & (F_CF | F_ZF | F_SF), n ? (szp(expected, 32) & (F_ZF | F_SF)) | (a >> (32 - n) & 1) : F_CF);
+    EQ(trap.esi & (F_CF | F_ZF | F_SF),
+       n ? (szp(expected, 32) & (F_ZF | F_SF)) | (a >> (32 - n) & 1) : F_CF);
     if (!n)
         EQ(trap.esi & F_ARITH, start); /* a count of zero changes no flag */
     expected = a >> n;

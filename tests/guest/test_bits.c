@@ -1,7 +1,9 @@
 /*
- * BT, BTS, BTR, BTC with register offsets far outside the addressed word (they reach +-256 MiB), with
- * immediates and in registers; LOCK forms; page faults at the reached word. SDM volume 2A, "BT".
- * Expected: the byte at base + offset/8 (signed) changes; CF = the old bit; other flags kept (ZF) or ignored.
+ * BT, BTS, BTR, BTC with register offsets far outside the addressed word (they reach +-256 MiB),
+ * with immediates and in registers; LOCK forms; page faults at the reached word. SDM volume 2A,
+ * "BT".
+ * Expected: the byte at base + offset/8 (signed) changes; CF = the old bit; other flags kept (ZF)
+ * or ignored.
  */
 #include "guest.h"
 

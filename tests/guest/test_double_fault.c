@@ -1,10 +1,11 @@
 /*
- * A contributory exception while delivering one makes a double fault: vector 8, error code 0, through an
- * interrupt gate and through a task gate (as Linux has it). SDM volume 3A, section 6.15, "Interrupt
- * 8-Double Fault Exception (#DF)", table 6-5.
- * Expected: #GP whose gate is not present -> #DF; #PF whose gate is not present -> #DF; #UD whose gate is
- * not present -> only #NP with the IDT error code (benign first). Through the task gate: the new task
- * finds error code 0 on its stack, its own registers, the old state saved in the old TSS.
+ * A contributory exception while delivering one makes a double fault: vector 8, error code 0,
+ * through an interrupt gate and through a task gate (as Linux has it). SDM volume 3A, section
+ * 6.15, "Interrupt 8-Double Fault Exception (#DF)", table 6-5.
+ * Expected: #GP whose gate is not present -> #DF; #PF whose gate is not present -> #DF; #UD whose
+ * gate is not present -> only #NP with the IDT error code (benign first). Through the task gate:
+ * the new task finds error code 0 on its stack, its own registers, the old state saved in the old
+ * TSS.
  */
 #include "guest.h"
 

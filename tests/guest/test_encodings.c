@@ -1,57 +1,75 @@
 /*
- * Encodings that 64-bit mode gave another meaning or took away: INC/DEC 40-4F, PUSHA/POPA, BOUND, INTO,
- * decimal arithmetic, LES/LDS/LSS/LFS/LGS, SALC, ARPL, opcode 82h, PUSH/POP CS..DS, moffs, 16-bit
- * addressing; and XLAT, ENTER/LEAVE, CMPXCHG8B, BSWAP, LAHF/SAHF, CMOV, MOVBE-free. SDM volume 2, the
- * instruction's own page. Expected: as computed by hand below.
+ * Encodings that 64-bit mode gave another meaning or took away: INC/DEC 40-4F, PUSHA/POPA, BOUND,
+ * INTO, decimal arithmetic, LES/LDS/LSS/LFS/LGS, SALC, ARPL, opcode 82h, PUSH/POP CS..DS, moffs,
+ * 16-bit addressing; and XLAT, ENTER/LEAVE, CMPXCHG8B, BSWAP, LAHF/SAHF, CMOV, MOVBE-free. SDM
+ * volume 2, the instruction's own page. Expected: as computed by hand below.
  */
 #include "guest.h"
 
 u32 far_pointer[2];
 u64 eight = 0x1122334455667788ull;
-CODE(inc_dec, "mov $7,%eax; mov %eax,%ecx; mov %eax,%edx; mov %eax,%ebx; mov %eax,%ebp; mov %eax,%esi;"
-              "mov %eax,%edi; stc; inc %eax; inc %ecx; dec %edx; dec %ebx; inc %ebp; dec %esi; incw %di;"
-              "inc %esp; dec %esp; setc %al" DONE);
-CODE(pusha, "mov $1,%eax; mov $2,%ecx; mov $3,%edx; mov $4,%ebx; mov $6,%ebp; mov $7,%esi; mov $8,%edi;"
-            "mov %esp,far_pointer; pushal; pop %edi; pop %esi; pop %ebp; pop %eax; sub far_pointer,%eax;"
-            "pop %ebx; pop %edx; pop %ecx; add (%esp),%ecx; add $4,%esp" DONE);
-CODE(popa, "push $1; push $2; push $3; push $4; push $0xdead; push $6; push $7; push $8; popal" DONE);
-CODE(pusha16, "mov %esp,%ebx; pushaw; sub %esp,%ebx; mov %ebx,far_pointer; popaw; mov far_pointer,%ebx" DONE);
-CODE(decimal_daa, "mov $0x79,%al; add $0x35,%al; daa; setc %ah; mov %eax,%ebx; mov $0x9a,%al; clc; daa; setc %ah" DONE);
+CODE(inc_dec,
+     "mov $7,%eax; mov %eax,%ecx; mov %eax,%edx; mov %eax,%ebx; mov %eax,%ebp; mov %eax,%esi;"
+     "mov %eax,%edi; stc; inc %eax; inc %ecx; dec %edx; dec %ebx; inc %ebp; dec %esi; incw %di;"
+     "inc %esp; dec %esp; setc %al" DONE);
+CODE(pusha,
+     "mov $1,%eax; mov $2,%ecx; mov $3,%edx; mov $4,%ebx; mov $6,%ebp; mov $7,%esi; mov $8,%edi;"
+     "mov %esp,far_pointer; pushal; pop %edi; pop %esi; pop %ebp; pop %eax; sub far_pointer,%eax;"
+     "pop %ebx; pop %edx; pop %ecx; add (%esp),%ecx; add $4,%esp" DONE);
+CODE(popa,
+     "push $1; push $2; push $3; push $4; push $0xdead; push $6; push $7; push $8; popal" DONE);
+CODE(
+    pusha16,
+    "mov %esp,%ebx; pushaw; sub %esp,%ebx; mov %ebx,far_pointer; popaw; mov far_pointer,%ebx" DONE);
+CODE(decimal_daa, "mov $0x79,%al; add $0x35,%al; daa; setc %ah; mov %eax,%ebx; mov $0x9a,%al; clc; "
+                  "daa; setc %ah" DONE);
 CODE(decimal_das, "mov $0x35,%al; sub $0x47,%al; das; setc %ah" DONE);
-CODE(ascii_aaa, "mov $0x0008,%eax; add $9,%al; aaa; mov %eax,%ebx; mov $0x0203,%eax; sub $9,%al; aas" DONE);
+CODE(ascii_aaa,
+     "mov $0x0008,%eax; add $9,%al; aaa; mov %eax,%ebx; mov $0x0203,%eax; sub $9,%al; aas" DONE);
 CODE(aam_aad, "mov $0xffff004f,%eax; aam; mov %eax,%ebx; mov $0x0709,%eax; aad; mov %eax,%ecx;"
               "mov $0x0105,%eax; .byte 0xd5,16; mov %eax,%edx; mov $0xff,%eax; .byte 0xd4,16" DONE);
 CODE(salc, "stc; mov $0x1200,%eax; .byte 0xd6; mov %eax,%ebx; clc; .byte 0xd6" DONE);
 CODE(arpl, "mov $0x10,%eax; mov $3,%ecx; arpl %cx,%ax; setz %bl; arpl %cx,%ax; setz %bh" DONE);
 CODE(op82, "mov $5,%al; .byte 0x82,0xc0,3; .byte 0x82,0xf8,8; sete %ah" DONE);
-CODE(les_lds, "les far_pointer,%eax; mov %es,%ecx; lfs far_pointer,%edx; mov %fs,%ebx; lgs far_pointer,%esi;"
-              "lds far_pointer,%edi" DONE);
+CODE(les_lds,
+     "les far_pointer,%eax; mov %es,%ecx; lfs far_pointer,%edx; mov %fs,%ebx; lgs far_pointer,%esi;"
+     "lds far_pointer,%edi" DONE);
 CODE(les_16, "mov $-1,%eax; .byte 0x66; les far_pointer+2,%eax" DONE);
 CODE(moffs, "mov far_pointer,%al; mov %al,far_pointer+1; .byte 0x66,0xa1; .long far_pointer;"
             ".byte 0xa3; .long far_pointer+4" DONE);
 CODE(address16, "mov $0x12340010,%ebx; mov $0x56780020,%esi; .byte 0x67; lea 5(%bx,%si),%eax;"
                 ".byte 0x67; lea (%bx,%si),%cx" DONE);
 CODE(xlat_it, "mov $scratch,%ebx; mov $0xffffff42,%eax; xlatb" DONE);
-CODE(enter0, "mov %esp,%ebx; mov $0x5555,%ebp; enter $16,$0; mov %ebp,%ecx; mov (%ebp),%edx; lea 16(%esp),%esi;"
+CODE(enter0, "mov %esp,%ebx; mov $0x5555,%ebp; enter $16,$0; mov %ebp,%ecx; mov (%ebp),%edx; lea "
+             "16(%esp),%esi;"
              "leave; mov %esp,%edi" DONE);
 CODE(enter3, "mov $scratch+1024,%ebp; movl $0x11,-4(%ebp); movl $0x22,-8(%ebp); mov %esp,%ebx;"
-             "enter $8,$3; mov -4(%ebp),%ecx; mov -8(%ebp),%edx; mov -12(%ebp),%esi; mov %ebp,%edi; sub %ebp,%esi;"
+             "enter $8,$3; mov -4(%ebp),%ecx; mov -8(%ebp),%edx; mov -12(%ebp),%esi; mov "
+             "%ebp,%edi; sub %ebp,%esi;"
              "sub %ebx,%edi; sub %esp,%ebp; mov %ebx,%esp" DONE);
-CODE(cx8_equal, "mov $0x55667788,%eax; mov $0x11223344,%edx; mov $1,%ebx; mov $2,%ecx; lock cmpxchg8b eight;"
-                "sete %bl" DONE);
-CODE(cx8_other, "xor %eax,%eax; xor %edx,%edx; mov $1,%ebx; mov $2,%ecx; cmpxchg8b eight; sete %bl" DONE);
+CODE(cx8_equal,
+     "mov $0x55667788,%eax; mov $0x11223344,%edx; mov $1,%ebx; mov $2,%ecx; lock cmpxchg8b eight;"
+     "sete %bl" DONE);
+CODE(cx8_other,
+     "xor %eax,%eax; xor %edx,%edx; mov $1,%ebx; mov $2,%ecx; cmpxchg8b eight; sete %bl" DONE);
 CODE(bswap_it, "mov $0x12345678,%eax; bswap %eax; mov $0x01020304,%esp; bswap %esp; mov %esp,%ecx;"
                "mov $user_stack+8192,%esp" DONE);
 CODE(lahf_sahf, "mov $0xd7,%ah; sahf; setc %bl; lahf; mov %eax,%ecx; mov $0,%ah; sahf; lahf" DONE);
-CODE(esp_forms, "mov %esp,%ebx; push %esp; pop %eax; sub %ebx,%eax; push $scratch; pop %ecx; mov %esp,%edx; push (%esp);"
-                "mov %esp,%esi; sub %edx,%esi; pop %edx; mov %ebx,%esp; push $7; push %esp; pop %esp; pop %edi" DONE);
+CODE(esp_forms, "mov %esp,%ebx; push %esp; pop %eax; sub %ebx,%eax; push $scratch; pop %ecx; mov "
+                "%esp,%edx; push (%esp);"
+                "mov %esp,%esi; sub %edx,%esi; pop %edx; mov %ebx,%esp; push $7; push %esp; pop "
+                "%esp; pop %edi" DONE);
 CODE(pop_mem_esp, "push $0x88; push $0x99; push $0x77; pop 4(%esp); pop %eax; pop %ebx" DONE);
-CODE(imm_sizes, "push $-1; pop %eax; pushw $-2; pushw $3; pop %ecx; .byte 0x6b,0xd9,0xff; imul $0x1000,%ecx,%edx" DONE);
-CODE(movx, "mov $0x8081,%ecx; movsbl %cl,%eax; movzbl %ch,%ebx; movswl %cx,%edx; movsbw %ch,%si; cwtl" DONE);
+CODE(imm_sizes, "push $-1; pop %eax; pushw $-2; pushw $3; pop %ecx; .byte 0x6b,0xd9,0xff; imul "
+                "$0x1000,%ecx,%edx" DONE);
+CODE(movx, "mov $0x8081,%ecx; movsbl %cl,%eax; movzbl %ch,%ebx; movswl %cx,%edx; movsbw %ch,%si; "
+           "cwtl" DONE);
 CODE(cwd_cdq, "mov $0x8000,%eax; cwtd; mov %edx,%ebx; cltd; mov %edx,%ecx; cbtw; cwtl" DONE);
-CODE(nops, "nop; nopw (%eax,%eax); nopl 0x12345678(%ecx); pause; prefetcht0 (%eax); prefetcht0 0; xchg %eax,%eax;"
+CODE(nops, "nop; nopw (%eax,%eax); nopl 0x12345678(%ecx); pause; prefetcht0 (%eax); prefetcht0 0; "
+           "xchg %eax,%eax;"
            ".byte 0xf2,0x90; .byte 0x0f,0x18,0x38; mov $1,%eax" DONE);
-CODE(setcc_mem, "mov $-1,%eax; push %eax; cmp %eax,%eax; sete (%esp); setne 1(%esp); pop %ecx" DONE);
+CODE(setcc_mem,
+     "mov $-1,%eax; push %eax; cmp %eax,%eax; sete (%esp); setne 1(%esp); pop %ecx" DONE);
 
 void test(void) {
     for (u32 ring = 0; ring <= 3; ring += 3) {

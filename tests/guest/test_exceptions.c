@@ -1,16 +1,19 @@
 /*
- * Every exception that a program can raise arrives at its vector with the right error code and a return
- * EIP at the faulting instruction (faults) or behind it (traps), from both rings. SDM volume 3A, section
- * 6.15 "Exception and Interrupt Reference".
+ * Every exception that a program can raise arrives at its vector with the right error code and a
+ * return EIP at the faulting instruction (faults) or behind it (traps), from both rings. SDM
+ * volume 3A, section 6.15 "Exception and Interrupt Reference".
  * Expected: the table in test(). Registers are as before the faulting instruction.
  */
 #include "guest.h"
 
-CODE(de_zero, "mov $7,%eax; xor %edx,%edx; xor %ecx,%ecx; .globl at_de_zero\nat_de_zero: div %ecx" DONE);
+CODE(de_zero,
+     "mov $7,%eax; xor %edx,%edx; xor %ecx,%ecx; .globl at_de_zero\nat_de_zero: div %ecx" DONE);
 CODE(de_overflow, "mov $1,%edx; mov $1,%ecx; .globl at_de_overflow\nat_de_overflow: div %ecx" DONE);
-CODE(de_idiv, "mov $0x80000000,%eax; cdq; mov $-1,%ecx; .globl at_de_idiv\nat_de_idiv: idiv %ecx" DONE);
+CODE(de_idiv,
+     "mov $0x80000000,%eax; cdq; mov $-1,%ecx; .globl at_de_idiv\nat_de_idiv: idiv %ecx" DONE);
 CODE(de_byte, "mov $0x8000,%eax; mov $-1,%cl; .globl at_de_byte\nat_de_byte: idiv %cl" DONE);
-CODE(de_word, "xor %eax,%eax; mov $5,%edx; mov $5,%ecx; .globl at_de_word\nat_de_word: div %cx" DONE);
+CODE(de_word,
+     "xor %eax,%eax; mov $5,%edx; mov $5,%ecx; .globl at_de_word\nat_de_word: div %cx" DONE);
 CODE(de_aam, "mov $0x1234,%eax; .globl at_de_aam\nat_de_aam: aam $0" DONE);
 CODE(ud_ud2, "ud2" DONE);
 CODE(ud_lock_reg, ".byte 0xf0,0x01,0xc0" DONE);
@@ -34,8 +37,8 @@ CODE(nm_sse, "movaps %xmm0,%xmm1" DONE);
 CODE(long_15, ".fill 14,1,0x3e; nop" DONE);
 CODE(gp_16_bytes, ".fill 15,1,0x3e; nop" DONE);
 CODE(int1, ".byte 0xf1; .globl after_int1\nafter_int1:" DONE);
-extern const u8 at_de_zero[], at_de_overflow[], at_de_idiv[], at_de_byte[], at_de_word[], at_de_aam[],
-    after_int1[];
+extern const u8 at_de_zero[], at_de_overflow[], at_de_idiv[], at_de_byte[], at_de_word[],
+    at_de_aam[], after_int1[];
 int32_t bounds[2] = {-2, 4};
 int16_t bounds16[2] = {-2, 4};
 
@@ -43,20 +46,13 @@ static const struct {
     const u8 *code, *at;
     u32 vector;
 } cases[] = {
-    {de_zero, at_de_zero, V_DE},
-    {de_overflow, at_de_overflow, V_DE},
-    {de_idiv, at_de_idiv, V_DE},
-    {de_byte, at_de_byte, V_DE},
-    {de_word, at_de_word, V_DE},
-    {de_aam, at_de_aam, V_DE},
-    {ud_ud2, ud_ud2, V_UD},
-    {ud_lock_reg, ud_lock_reg, V_UD},
-    {ud_lock_mov, ud_lock_mov, V_UD},
-    {ud_lock_cmp, ud_lock_cmp, V_UD},
-    {ud_0fff, ud_0fff, V_UD},
-    {ud_lea_reg, ud_lea_reg, V_UD},
-    {ud_ff7, ud_ff7, V_UD},
-    {ud_fe2, ud_fe2, V_UD},
+    {de_zero, at_de_zero, V_DE},      {de_overflow, at_de_overflow, V_DE},
+    {de_idiv, at_de_idiv, V_DE},      {de_byte, at_de_byte, V_DE},
+    {de_word, at_de_word, V_DE},      {de_aam, at_de_aam, V_DE},
+    {ud_ud2, ud_ud2, V_UD},           {ud_lock_reg, ud_lock_reg, V_UD},
+    {ud_lock_mov, ud_lock_mov, V_UD}, {ud_lock_cmp, ud_lock_cmp, V_UD},
+    {ud_0fff, ud_0fff, V_UD},         {ud_lea_reg, ud_lea_reg, V_UD},
+    {ud_ff7, ud_ff7, V_UD},           {ud_fe2, ud_fe2, V_UD},
     {ud_c6_1, ud_c6_1, V_UD},
 };
 

@@ -1,9 +1,9 @@
 /*
- * Far CALL pushes CS and EIP; through a call gate it enters an inner ring on the TSS's stack and copies
- * parameters. SDM volume 2A, "CALL", "Far Calls in Protected Mode"; volume 3A, section 5.8.4 "Accessing
- * a Code Segment Through a Call Gate".
- * Expected: return address and selector on the stack with the caller's virtual ring; parameters and
- * the outer SS:ESP on the inner stack; #GP(selector) without a gate.
+ * Far CALL pushes CS and EIP; through a call gate it enters an inner ring on the TSS's stack and
+ * copies parameters. SDM volume 2A, "CALL", "Far Calls in Protected Mode"; volume 3A, section
+ * 5.8.4 "Accessing a Code Segment Through a Call Gate".
+ * Expected: return address and selector on the stack with the caller's virtual ring; parameters
+ * and the outer SS:ESP on the inner stack; #GP(selector) without a gate.
  */
 #include "guest.h"
 

@@ -1,6 +1,6 @@
 /*
- * Far JMP loads CS and EIP: direct and through memory; to a conforming segment CPL stays. A far jump never
- * changes the ring. SDM volume 2A, "JMP", "Far Jumps in Protected Mode".
+ * Far JMP loads CS and EIP: direct and through memory; to a conforming segment CPL stays. A far
+ * jump never changes the ring. SDM volume 2A, "JMP", "Far Jumps in Protected Mode".
  * Expected: CS as pushed afterwards; #GP(selector) to another ring's segment, to data, to null;
  * #NP(selector) to a segment that is not present; a call gate jumps to its own target.
  */

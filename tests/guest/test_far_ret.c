@@ -1,8 +1,8 @@
 /*
- * Far RET to the same ring and outwards, with and without an immediate; segment registers that the outer
- * ring may not hold become null. SDM volume 2B, "RET".
- * Expected: CS, EIP, ESP (and SS, ESP of the outer ring); #GP(selector) inwards; DS = 0 after a return
- * to ring 3 with a ring 0 data selector in DS.
+ * Far RET to the same ring and outwards, with and without an immediate; segment registers that
+ * the outer ring may not hold become null. SDM volume 2B, "RET".
+ * Expected: CS, EIP, ESP (and SS, ESP of the outer ring); #GP(selector) inwards; DS = 0 after a
+ * return to ring 3 with a ring 0 data selector in DS.
  */
 #include "guest.h"
 
@@ -10,7 +10,8 @@ CODE(target, "mov %cs,%eax; mov %esp,%ebx; mov %ds,%edx" DONE);
 CODE(same, "mov %esp,%ebp; push %ecx; push $target; lret");
 CODE(same_imm, "mov %esp,%ebp; push $1; push $2; push %ecx; push $target; lret $8");
 CODE(outward, "push $0x23; push $user_stack+4096; push %ecx; push $target; lret");
-CODE(outward_imm, "push $0x23; push $user_stack+4096; push $7; push $7; push %ecx; push $target; lret $8");
+CODE(outward_imm,
+     "push $0x23; push $user_stack+4096; push $7; push $7; push %ecx; push $target; lret $8");
 CODE(ret_16, "mov %esp,%ebp; pushw %cx; pushw $0x1234; .byte 0x66; lret");
 
 void test(void) {

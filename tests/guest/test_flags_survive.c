@@ -1,10 +1,11 @@
 /*
- * Flags between the instruction that sets them and the branch that uses them, across everything that may stand between:
- * page boundaries, jumps, calls and returns, loads of segment registers, memory that faults (visibly or not), CLI and STI,
- * interrupts, port accesses, code executed for the first time. The code is generated anew from a seed each time, so that it
- * is met cold, warm and hot. SDM volume 1, section 3.4.3.1 "Status Flags".
- * Expected: no branch goes the wrong way (each would end in UD2 at its own address).
- * The kernel command line can narrow it: storm=0 (no interrupts), fillers=MASK (bit n: case n of filler()).
+ * Flags between the instruction that sets them and the branch that uses them, across everything
+ * that may stand between: page boundaries, jumps, calls and returns, loads of segment registers,
+ * memory that faults (visibly or not), CLI and STI, interrupts, port accesses, code executed for
+ * the first time. The code is generated anew from a seed each time, so that it is met cold, warm
+ * and hot. SDM volume 1, section 3.4.3.1 "Status Flags".
+ * Expected: no branch goes the wrong way (each would end in UD2 at its own address). The kernel
+ * command line can narrow it: storm=0 (no interrupts), fillers=MASK (bit n: case n of filler()).
  * ROUNDS: 2
  * SECONDS: 60
  */
@@ -20,7 +21,9 @@ static u32 random(u32 limit) {
     return (seed >> 10) % limit;
 }
 
-static void byte(u8 value) { *at++ = value; }
+static void byte(u8 value) {
+    *at++ = value;
+}
 static void bytes(const char *text, u32 count) {
     memcpy(at, text, count);
     at += count;
@@ -89,7 +92,7 @@ static void filler(u32 ring) {
         B("\x89\x8b");
         word(AREA + random(512) * 4096); /* mov [ebx+...],ecx */
         break;
-    case 7: /* a load of a segment register */
+    case 7:                    /* a load of a segment register */
         B("\x8c\xe1\x8e\xe1"); /* mov ecx,fs; mov fs,ecx */
         break;
     case 8:
@@ -153,7 +156,9 @@ static void generate(u32 ring) {
     B("\xcd\x80");
 }
 
-static bool resume(struct frame *f) { return f->vector == 0x92; }
+static bool resume(struct frame *f) {
+    return f->vector == 0x92;
+}
 
 static void on_irq(u32 line, struct frame *f) {
     ticks++;

@@ -1,7 +1,8 @@
 /*
- * A stream of pseudo-random bytes as code, many thousand times, at ring 3: every start either traps or is cut off by
- * the timer. Nothing is expected of the values, everything of the monitor: it survives, the kernel's memory is not
- * touched, and the same bytes give the same first trap every time.
+ * A stream of pseudo-random bytes as code, many thousand times, at ring 3: every start either
+ * traps or is cut off by the timer. Nothing is expected of the values, everything of the monitor:
+ * it survives, the kernel's memory is not touched, and the same bytes give the same first trap
+ * every time.
  * ROUNDS: 2
  * SECONDS: 60
  */

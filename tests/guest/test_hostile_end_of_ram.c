@@ -1,5 +1,6 @@
 /*
- * Running off the end of RAM with paging off: beyond it there is nothing, reads give all ones (FF FF is undefined).
+ * Running off the end of RAM with paging off: beyond it there is nothing, reads give all ones (FF
+ * FF is undefined).
  * Expected: #UD behind the last instruction in RAM; loads of ones, stores without effect.
  */
 #include "guest.h"

@@ -1,8 +1,9 @@
 /*
- * Control flow into nowhere: unmapped addresses, memory-mapped holes, the end of RAM, an instruction that straddles
- * into an absent page, the end of the address space, a stack that is not there at ring 3.
- * Expected: #PF at the target (error code 0 or 4, CR2 = EIP), or with paging off whatever all ones or zeros decode to,
- * but never the end of the monitor.
+ * Control flow into nowhere: unmapped addresses, memory-mapped holes, the end of RAM, an
+ * instruction that straddles into an absent page, the end of the address space, a stack that is
+ * not there at ring 3.
+ * Expected: #PF at the target (error code 0 or 4, CR2 = EIP), or with paging off whatever all
+ * ones or zeros decode to, but never the end of the monitor.
  */
 #include "guest.h"
 
@@ -12,7 +13,8 @@ CODE(ret_to, "push %ecx; ret");
 
 static void nowhere(u32 ring) {
     static const u8 *const ways[] = {jump, call_it, ret_to};
-    static const u32 addresses[] = {0x30000000, 0xdeadbeef, 0xfffffffc, 0x80000fff, 0x08000000, 0xfee00000};
+    static const u32 addresses[] = {0x30000000, 0xdeadbeef, 0xfffffffc,
+                                    0x80000fff, 0x08000000, 0xfee00000};
     for (u32 i = 0; i < 3; i++)
         for (u32 j = 0; j < sizeof addresses / sizeof *addresses; j++) {
             reset_run(ring);
@@ -43,7 +45,6 @@ static void nowhere(u32 ring) {
     *pte(0) = zero;
     invlpg(0);
 }
-
 
 void test(void) {
     paging_prepare();

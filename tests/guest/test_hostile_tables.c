@@ -1,7 +1,8 @@
 /*
- * Page tables that refer to themselves, to nothing and to the top of physical memory; a directory that is its own
- * table (as many kernels have it); tables that are code; CR3 beyond RAM.
- * Expected: the translation that a walk by the book gives; #PF where an entry is absent; no harm to the monitor.
+ * Page tables that refer to themselves, to nothing and to the top of physical memory; a directory
+ * that is its own table (as many kernels have it); tables that are code; CR3 beyond RAM.
+ * Expected: the translation that a walk by the book gives; #PF where an entry is absent; no harm
+ * to the monitor.
  */
 #include "guest.h"
 

@@ -1,9 +1,10 @@
 /*
- * INT n, INT3 and INTO go through the guest's IDT with its privilege rules. SDM volume 2A, "INT n/INTO/
- * INT3/INT1"; volume 3A, section 6.12 "Exception and Interrupt Handling".
- * Expected: from ring 3 a gate of DPL 3 enters at ring 0 on the TSS's stack with the old SS:ESP, flags,
- * CS:EIP pushed; a gate of DPL 0 raises #GP(vector * 8 + 2); so does a vector above the IDT limit; a gate
- * that is not present raises #NP; an interrupt gate clears IF, a trap gate keeps it.
+ * INT n, INT3 and INTO go through the guest's IDT with its privilege rules. SDM volume 2A, "INT
+ * n/INTO/ INT3/INT1"; volume 3A, section 6.12 "Exception and Interrupt Handling".
+ * Expected: from ring 3 a gate of DPL 3 enters at ring 0 on the TSS's stack with the old SS:ESP,
+ * flags, CS:EIP pushed; a gate of DPL 0 raises #GP(vector * 8 + 2); so does a vector above the
+ * IDT limit; a gate that is not present raises #NP; an interrupt gate clears IF, a trap gate
+ * keeps it.
  */
 #include "guest.h"
 
@@ -17,7 +18,8 @@ extern const u8 after_90[], after_int3[], after_cd03[], after_into[];
 
 /* Stores what the handler sees: EFLAGS and ESP inside it. */
 u32 inside_eflags, inside_esp, inside_ss;
-CODE(handler, "pushf; popl %ss:inside_eflags; mov %esp,%ss:inside_esp; mov %ss,%ss:inside_ss; iret");
+CODE(handler,
+     "pushf; popl %ss:inside_eflags; mov %esp,%ss:inside_esp; mov %ss,%ss:inside_ss; iret");
 
 void test(void) {
     RUNS(3, int_80);

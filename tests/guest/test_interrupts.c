@@ -1,9 +1,9 @@
 /*
- * The timer interrupts running code and wakes HLT; STI and loads of SS hold interrupts back for one
- * instruction; CLI holds them back for good. SDM volume 2B, "STI"; volume 3A, section 6.8.3 "Masking
- * Exceptions and Interrupts When Switching Stacks"; Intel 8259A and 8254 data sheets.
- * Expected: counts as below; after `sti; hlt` the interrupt returns behind the HLT; registers and flags
- * of the interrupted loop survive.
+ * The timer interrupts running code and wakes HLT; STI and loads of SS hold interrupts back for
+ * one instruction; CLI holds them back for good. SDM volume 2B, "STI"; volume 3A, section 6.8.3
+ * "Masking Exceptions and Interrupts When Switching Stacks"; Intel 8259A and 8254 data sheets.
+ * Expected: counts as below; after `sti; hlt` the interrupt returns behind the HLT; registers and
+ * flags of the interrupted loop survive.
  */
 #include "guest.h"
 
@@ -72,7 +72,8 @@ void test(void) {
     ticks = 0;
     RUNS(0, sti_ss);
     CHECK(ticks >= 1);
-    /* STI's shadow ends with the load of SS, which need not add one of its own (it does, when alone). */
+    /* STI's shadow ends with the load of SS, which need not add one of its own (it does, when
+     * alone). */
     CHECK(tick_eip == (u32)behind_ss || tick_eip == (u32)behind_ss + 1);
 
     for (u32 ring = 0; ring <= 3; ring += 3) {

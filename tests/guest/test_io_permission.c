@@ -1,8 +1,8 @@
 /*
- * Port access at ring 3: by IOPL, then by the TSS's bitmap, in all widths; string I/O alike. SDM volume 1,
- * section 19.5 "Protected-Mode I/O".
- * Expected: allowed when IOPL = 3 or all bits of the ports touched are clear; otherwise #GP(0); a bitmap beyond
- * the TSS limit counts as ones; ring 0 is never checked.
+ * Port access at ring 3: by IOPL, then by the TSS's bitmap, in all widths; string I/O alike. SDM
+ * volume 1, section 19.5 "Protected-Mode I/O".
+ * Expected: allowed when IOPL = 3 or all bits of the ports touched are clear; otherwise #GP(0); a
+ * bitmap beyond the TSS limit counts as ones; ring 0 is never checked.
  */
 #include "guest.h"
 

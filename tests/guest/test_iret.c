@@ -1,9 +1,9 @@
 /*
- * IRET in its 32-bit forms: same ring, to ring 3, refused inwards, with flags filtered by the ring it
- * came from. SDM volume 2A, "IRET/IRETD".
- * Expected: EIP, CS, EFLAGS (and ESP, SS) as popped; at ring 3 IF and IOPL cannot be changed with IOPL 0;
- * #GP(selector) for bad CS, #NP for absent CS, #GP/#SS for bad SS; ring-0 data selectors become null
- * when leaving to ring 3.
+ * IRET in its 32-bit forms: same ring, to ring 3, refused inwards, with flags filtered by the
+ * ring it came from. SDM volume 2A, "IRET/IRETD".
+ * Expected: EIP, CS, EFLAGS (and ESP, SS) as popped; at ring 3 IF and IOPL cannot be changed with
+ * IOPL 0; #GP(selector) for bad CS, #NP for absent CS, #GP/#SS for bad SS; ring-0 data selectors
+ * become null when leaving to ring 3.
  */
 #include "guest.h"
 
@@ -11,7 +11,8 @@ CODE(target, "mov %cs,%eax; mov %esp,%ebx; pushf; pop %edx; mov %ds,%esi" DONE);
 /* ECX = CS, EDX = flags */
 CODE(same, "mov %esp,%ebp; push %edx; push %ecx; push $target; .globl same_iret\nsame_iret: iret");
 /* EDI = SS, ESI = ESP */
-CODE(outward, "push %edi; push %esi; push %edx; push %ecx; push $target; .globl out_iret\nout_iret: iret");
+CODE(outward,
+     "push %edi; push %esi; push %edx; push %ecx; push $target; .globl out_iret\nout_iret: iret");
 extern const u8 same_iret[], out_iret[];
 CODE(same_16, "mov %esp,%ebp; pushw %dx; pushw %cx; pushw $0x7000; .byte 0x66; iret");
 CODE(nested, "pushf; orl $0x4000,(%esp); popf; push $2; push %ecx; push $target; iret");
@@ -76,7 +77,7 @@ void test(void) {
     reset_run(3);
     in.ecx = USER_CODE;
     in.edx = F_FIXED | F_VM; /* only ring 0 may enter V86 mode: the bit is ignored */
-    if (!is_tcg()) { /* QEMU enters V86 mode */
+    if (!is_tcg()) {         /* QEMU enters V86 mode */
         RUNS(3, same);
         EQ(trap.edx, F_FIXED);
     }

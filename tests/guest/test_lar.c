@@ -30,7 +30,7 @@ void test(void) {
     expect(0, absent, true, 0x00c07200);
     expect(0, 0, false, 0);
     expect(0, GDT_ENTRIES * 8, false, 0);
-    expect(0, 0xc, false, 0); /* in a null LDT */
+    expect(0, 0xc, false, 0);             /* in a null LDT */
     expect(0, KERNEL_DATA | 3, false, 0); /* RPL above DPL */
 
     expect(3, KERNEL_CODE, false, 0);

@@ -1,7 +1,7 @@
 /*
- * Unmasked x87 errors arrive as #MF at the next waiting instruction (CR0.NE=1), unmasked SSE errors as #XM
- * at once; alignment checks as #AC at ring 3 only. SDM volume 1, section 8.7 "Handling x87 FPU Exceptions
- * in Software"; volume 3A, section 6.15, interrupts 16, 17 and 19.
+ * Unmasked x87 errors arrive as #MF at the next waiting instruction (CR0.NE=1), unmasked SSE
+ * errors as #XM at once; alignment checks as #AC at ring 3 only. SDM volume 1, section 8.7
+ * "Handling x87 FPU Exceptions in Software"; volume 3A, section 6.15, interrupts 16, 17 and 19.
  * Expected: vector, EIP of the instruction that found out, and the status bits.
  */
 #include "guest.h"
@@ -10,10 +10,13 @@ u32 zero, one = 0x3f800000, control = 0x037b, sse_control = 0x1d80, sse_default 
 u16 status;
 CODE(x87_divide, "fninit; fldcw control; flds one; fdivs zero; nop; fnstsw status;"
                  ".globl at_wait\nat_wait: fwait" DONE);
-CODE(x87_divide2, "fninit; fldcw control; flds one; fdivs zero; .globl at_fld1\nat_fld1: fld1" DONE);
+CODE(x87_divide2,
+     "fninit; fldcw control; flds one; fdivs zero; .globl at_fld1\nat_fld1: fld1" DONE);
 CODE(x87_masked, "fninit; flds one; fdivs zero; fwait; fnstsw %ax; fnclex; fninit" DONE);
-CODE(sse_divide, "ldmxcsr sse_control; movss one,%xmm0; .globl at_divss\nat_divss: divss zero,%xmm0" DONE);
-CODE(sse_masked, "ldmxcsr sse_default; movss one,%xmm0; divss zero,%xmm0; stmxcsr 4(%esp);mov 4(%esp),%eax" DONE);
+CODE(sse_divide,
+     "ldmxcsr sse_control; movss one,%xmm0; .globl at_divss\nat_divss: divss zero,%xmm0" DONE);
+CODE(sse_masked, "ldmxcsr sse_default; movss one,%xmm0; divss zero,%xmm0; stmxcsr 4(%esp);mov "
+                 "4(%esp),%eax" DONE);
 CODE(bad_mxcsr, "movl $0xffffffff,-4(%esp); ldmxcsr -4(%esp)" DONE);
 CODE(unaligned, "mov 1(%esp),%eax" DONE);
 CODE(aligned, "mov 4(%esp),%eax" DONE);

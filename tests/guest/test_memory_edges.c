@@ -1,9 +1,10 @@
 /*
- * The edges of the address space: accesses that wrap at 4 GiB, the last bytes below it, page crossings whose
- * second half faults, unaligned accesses of all sizes, stacks at the edges, negative and scaled addresses.
- * SDM volume 3A, section 3.3.5; volume 1, section 3.7.5 "Specifying an Offset".
- * Expected: effective addresses are modulo 2^32; a crossing access that faults writes nothing and reports in CR2
- * the first byte on the faulting page.
+ * The edges of the address space: accesses that wrap at 4 GiB, the last bytes below it, page
+ * crossings whose second half faults, unaligned accesses of all sizes, stacks at the edges,
+ * negative and scaled addresses. SDM volume 3A, section 3.3.5; volume 1, section 3.7.5
+ * "Specifying an Offset".
+ * Expected: effective addresses are modulo 2^32; a crossing access that faults writes nothing and
+ * reports in CR2 the first byte on the faulting page.
  */
 #include "guest.h"
 
@@ -20,8 +21,9 @@ CODE(pop4, "mov %esp,%ebp; mov %ecx,%esp; pop %edx; mov %esp,%ecx; mov %ebp,%esp
 CODE(sse16, "movups (%ecx),%xmm0; movups %xmm0,(%edx)" DONE);
 CODE(fpu8, "fldl (%ecx); fstpl (%edx)" DONE);
 CODE(scaled, "mov 16(%ecx,%edx,8),%eax; lea 16(%ecx,%edx,8),%ebx; mov -4(%ebx),%esi" DONE);
-CODE(based_esp, "push %ecx; mov (%esp),%eax; pop %ebx; lea 8(%esp,%ecx),%edx; push 0(%esp); pop (%esp);"
-                "push $5; pop -8(%esp); mov -8(%esp),%esi" DONE);
+CODE(based_esp,
+     "push %ecx; mov (%esp),%eax; pop %ebx; lea 8(%esp,%ecx),%edx; push 0(%esp); pop (%esp);"
+     "push $5; pop -8(%esp); mov -8(%esp),%esi" DONE);
 CODE(high_bytes, "mov $0x12345678,%eax; mov %ah,(%ecx); mov 1(%ecx),%bh; add %ah,%bh; xchg %bl,%bh;"
                  "push $0x3400; mov (%esp),%dl; mov 1(%esp),%dh; mov %dh,%ah; pop %edi" DONE);
 

@@ -1,7 +1,7 @@
 /*
- * The processor sets A in both levels on any access and D in the last on a write, never otherwise, and
- * never clears them; software that clears them and flushes sees them set again. SDM volume 3A, section
- * 4.8 "Accessed and Dirty Flags".
+ * The processor sets A in both levels on any access and D in the last on a write, never
+ * otherwise, and never clears them; software that clears them and flushes sees them set again.
+ * SDM volume 3A, section 4.8 "Accessed and Dirty Flags".
  * Expected: bits 5 and 6 after each access as tabled; none after an access that faults.
  */
 #include "guest.h"

@@ -1,9 +1,9 @@
 /*
- * The page-fault matrix: read, write and fetch, at both rings, against all combinations of P, W, U in the
- * directory and in the table, with WP on and off. SDM volume 3A, section 4.6 "Access Rights" and 4.7
- * "Page-Fault Exceptions".
- * Expected: allowed exactly when both levels allow it (WP=0: ring 0 writes anywhere present); otherwise
- * #PF with error code P|W|U of the access and CR2 at the first byte; EIP at the access.
+ * The page-fault matrix: read, write and fetch, at both rings, against all combinations of P, W,
+ * U in the directory and in the table, with WP on and off. SDM volume 3A, section 4.6 "Access
+ * Rights" and 4.7 "Page-Fault Exceptions".
+ * Expected: allowed exactly when both levels allow it (WP=0: ring 0 writes anywhere present);
+ * otherwise #PF with error code P|W|U of the access and CR2 at the first byte; EIP at the access.
  */
 #include "guest.h"
 

@@ -1,8 +1,9 @@
 /*
- * 4 MiB pages (PSE): translation, rights, A and D in the directory entry; without CR4.PSE bit 7 is
- * ignored. SDM volume 3A, section 4.3 "32-Bit Paging".
- * Expected: reads through the large page show physical memory at the same offset; faults as with small pages;
- * splitting a large page into small ones and back, with INVLPG or a CR3 reload, takes effect.
+ * 4 MiB pages (PSE): translation, rights, A and D in the directory entry; without CR4.PSE bit 7
+ * is ignored. SDM volume 3A, section 4.3 "32-Bit Paging".
+ * Expected: reads through the large page show physical memory at the same offset; faults as with
+ * small pages; splitting a large page into small ones and back, with INVLPG or a CR3 reload,
+ * takes effect.
  */
 #include "guest.h"
 

@@ -1,9 +1,10 @@
 /*
- * Three-level paging (PAE): 4 KiB and 2 MiB pages, no-execute, reserved bits, and page-directory pointers
- * that are read only by loads of CR3, CR0 and CR4. SDM volume 3A, section 4.4 "PAE Paging".
- * Expected: values as mapped; fetch from an NX page raises #PF with bit 4; reserved bits raise #PF with
- * bit 3; a PDPTE with reserved bits makes MOV to CR3 raise #GP(0); a PDPTE changed in memory counts only
- * after the next CR3 load.
+ * Three-level paging (PAE): 4 KiB and 2 MiB pages, no-execute, reserved bits, and page-directory
+ * pointers that are read only by loads of CR3, CR0 and CR4. SDM volume 3A, section 4.4 "PAE
+ * Paging".
+ * Expected: values as mapped; fetch from an NX page raises #PF with bit 4; reserved bits raise
+ * #PF with bit 3; a PDPTE with reserved bits makes MOV to CR3 raise #GP(0); a PDPTE changed in
+ * memory counts only after the next CR3 load.
  */
 #include "guest.h"
 

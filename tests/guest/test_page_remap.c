@@ -1,8 +1,8 @@
 /*
- * Remapping: after INVLPG or a CR3 load the new entry counts, after a store to the table alone the old one
- * may; global pages survive a CR3 load but not a change of CR4.PGE; two directories show two contents
- * at one address; an entry that was not present needs no flush. SDM volume 3A, section 4.10 "Caching
- * Translation Information".
+ * Remapping: after INVLPG or a CR3 load the new entry counts, after a store to the table alone
+ * the old one may; global pages survive a CR3 load but not a change of CR4.PGE; two directories
+ * show two contents at one address; an entry that was not present needs no flush. SDM volume 3A,
+ * section 4.10 "Caching Translation Information".
  * Expected: the value of the page that the entry in force names.
  */
 #include "guest.h"
@@ -12,7 +12,7 @@ static u32 other_directory[1024] __attribute__((aligned(4096)));
 static u32 other_table[1024] __attribute__((aligned(4096)));
 CODE(load, "mov (%ecx),%eax" DONE);
 CODE(store, "mov %edx,(%ecx)" DONE);
-#define PAGE(n) (SCRATCH + (n) * 4096u)
+#define PAGE(n) (SCRATCH + (n)*4096u)
 
 static u32 value(u32 ring, u32 address) {
     reset_run(ring);

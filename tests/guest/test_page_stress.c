@@ -1,9 +1,11 @@
 /*
- * A long pseudo-random sequence of what kernels do to address spaces, checked against a model at each step: map, unmap,
- * protect, remap, switch between four directories, clear A and D, writes through aliases, accesses by ring 0 and ring 3.
- * SDM volume 3A, section 4.10.4 "Invalidation of TLBs and Paging-Structure Caches": each change is followed by what the
- * manual requires (INVLPG or a CR3 load; nothing when only rights are added after a fault or an entry becomes present).
- * Expected: every access gives the model's value or the model's fault; A and D bits agree with the accesses made.
+ * A long pseudo-random sequence of what kernels do to address spaces, checked against a model at
+ * each step: map, unmap, protect, remap, switch between four directories, clear A and D, writes
+ * through aliases, accesses by ring 0 and ring 3. SDM volume 3A, section 4.10.4 "Invalidation of
+ * TLBs and Paging-Structure Caches": each change is followed by what the manual requires (INVLPG
+ * or a CR3 load; nothing when only rights are added after a fault or an entry becomes present).
+ * Expected: every access gives the model's value or the model's fault; A and D bits agree with
+ * the accesses made.
  * ROUNDS: 2
  * SECONDS: 90
  */
@@ -24,10 +26,16 @@ static u32 random(u32 limit) {
     return (seed >> 8) % limit;
 }
 
-static u32 frame_address(u32 frame) { return SCRATCH + frame * 4096 + 64; }
+static u32 frame_address(u32 frame) {
+    return SCRATCH + frame * 4096 + 64;
+}
 /* The pages stand in two groups, 4 MiB apart, so that two directory entries are in play. */
-static u32 page_address(u32 page) { return AREA + (page & 31) * 4096 + (page >> 5) * 0x400000 + 64; }
-static u32 *entry(u32 space, u32 page) { return &tables[space][page >> 5][page & 31]; }
+static u32 page_address(u32 page) {
+    return AREA + (page & 31) * 4096 + (page >> 5) * 0x400000 + 64;
+}
+static u32 *entry(u32 space, u32 page) {
+    return &tables[space][page >> 5][page & 31];
+}
 
 static void flush(u32 space, u32 page) {
     if (space != current)
@@ -55,14 +63,19 @@ static void go(u32 ring, const u8 *code, u32 ecx, u32 edx) {
 
 static void access(u32 page, u32 ring, u32 kind) {
     static const u8 *const codes[] = {load, store, add};
-    u32 before = *entry(current, page), value = seed, vector = expected(current, page, ring, kind != 0);
+    u32 before = *entry(current, page), value = seed,
+        vector = expected(current, page, ring, kind != 0);
     u32 frame = ((before & ~0xfffu) - SCRATCH) / 4096;
     go(ring, codes[kind], page_address(page), value);
     EQ(trap.vector, vector);
     u32 after = *entry(current, page);
     if (vector == V_PF) {
         EQ(trap_cr2, page_address(page));
-        EQ(trap.error, (before & PT_P ? 1u : 0) | (kind == 2 && is_tcg() ? trap.error & 2 : kind ? 2u : 0) | (ring ? 4 : 0));
+        EQ(trap.error, (before & PT_P ? 1u : 0) |
+                           (kind == 2 && is_tcg() ? trap.error & 2
+                            : kind                ? 2u
+                                                  : 0) |
+                           (ring ? 4 : 0));
         EQ(after & PT_D, before & PT_D);
         return;
     }
@@ -124,8 +137,10 @@ static void fork_space(u32 from, u32 to) {
 }
 
 static void copy_between(u32 from, u32 to, u32 ring) {
-    bool works = expected(current, from, ring, false) == V_DONE && expected(current, to, ring, true) == V_DONE;
-    u32 a = ((*entry(current, from) & ~0xfffu) - SCRATCH) / 4096, b = ((*entry(current, to) & ~0xfffu) - SCRATCH) / 4096;
+    bool works = expected(current, from, ring, false) == V_DONE &&
+                 expected(current, to, ring, true) == V_DONE;
+    u32 a = ((*entry(current, from) & ~0xfffu) - SCRATCH) / 4096,
+        b = ((*entry(current, to) & ~0xfffu) - SCRATCH) / 4096;
     go(ring, copy, page_address(from), page_address(to));
     EQ(trap.vector, works ? V_DONE : V_PF);
     if (works) {
@@ -142,7 +157,8 @@ void test(void) {
     for (u32 space = 0; space < SPACES; space++) {
         memcpy(directories[space], page_directory, 4096);
         for (u32 group = 0; group < 2; group++)
-            directories[space][(AREA >> 22) + group] = (u32)tables[space][group] | PT_P | PT_W | PT_U;
+            directories[space][(AREA >> 22) + group] =
+                (u32)tables[space][group] | PT_P | PT_W | PT_U;
     }
     write_cr0(read_cr0() | CR0_WP);
     current = 0;

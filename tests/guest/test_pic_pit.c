@@ -1,15 +1,19 @@
 /*
- * The 8259 pair and the 8254 as software drives them: masks, requests and services in OCW3 reads, specific
- * and automatic end of interrupt, the cascade, the counter's read-back, mode 0 and mode 3. Intel 8259A and
- * 8254 data sheets.
- * Expected: a masked line stays pending and fires when unmasked; IRR/ISR as read; no nesting of a lower
- * priority before EOI; counts run down.
+ * The 8259 pair and the 8254 as software drives them: masks, requests and services in OCW3 reads,
+ * specific and automatic end of interrupt, the cascade, the counter's read-back, mode 0 and mode
+ * 3. Intel 8259A and 8254 data sheets.
+ * Expected: a masked line stays pending and fires when unmasked; IRR/ISR as read; no nesting of a
+ * lower priority before EOI; counts run down.
  */
 #include "guest.h"
 
 volatile u32 fired[16];
-static void on_irq(u32 line, struct frame *f) { fired[line]++; }
-static void windows(void) { __asm__ volatile("sti; nop; nop; cli"); }
+static void on_irq(u32 line, struct frame *f) {
+    fired[line]++;
+}
+static void windows(void) {
+    __asm__ volatile("sti; nop; nop; cli");
+}
 
 static u16 count_now(void) {
     outb(0x43, 0x00); /* latch channel 0 */

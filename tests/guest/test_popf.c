@@ -1,6 +1,6 @@
 /*
- * POPF changes IF only when CPL <= IOPL and IOPL only at CPL 0, silently: at ring 3 with IOPL 0 an
- * attempt to disable interrupts is ignored and does not trap. VM, VIP, VIF are never changed.
+ * POPF changes IF only when CPL <= IOPL and IOPL only at CPL 0, silently: at ring 3 with IOPL 0
+ * an attempt to disable interrupts is ignored and does not trap. VM, VIP, VIF are never changed.
  * SDM volume 2B, "POPF/POPFD", table 4-16.
  * Expected: per case below, what PUSHF shows afterwards.
  */

@@ -1,7 +1,8 @@
 /*
- * Every privileged instruction raises #GP(0) at ring 3, with EIP at the instruction and nothing changed, and
- * works at ring 0. SDM volume 3A, section 5.9 "Privileged Instructions".
- * Expected: #GP(0) for each; RDTSC at ring 3 depends on CR4.TSD, RDPMC is refused without CR4.PCE.
+ * Every privileged instruction raises #GP(0) at ring 3, with EIP at the instruction and nothing
+ * changed, and works at ring 0. SDM volume 3A, section 5.9 "Privileged Instructions".
+ * Expected: #GP(0) for each; RDTSC at ring 3 depends on CR4.TSD, RDPMC is refused without
+ * CR4.PCE.
  */
 #include "guest.h"
 
@@ -34,7 +35,8 @@ CODE(i_out, "mov $0x80,%dx; out %al,%dx" DONE);
 CODE(i_ins, "mov $0x61,%dx; mov $scratch,%edi; insb" DONE);
 CODE(i_outs, "mov $0x80,%dx; mov $scratch,%esi; outsb" DONE);
 CODE(i_hlt, "hlt" DONE);
-CODE(rdtsc_it, "rdtsc; mov %eax,%ecx; mov %edx,%ebx; rdtsc; sub %ecx,%eax; sbb %ebx,%edx; sets %cl" DONE);
+CODE(rdtsc_it,
+     "rdtsc; mov %eax,%ecx; mov %edx,%ebx; rdtsc; sub %ecx,%eax; sbb %ebx,%edx; sets %cl" DONE);
 CODE(rdpmc_it, "xor %ecx,%ecx; rdpmc" DONE);
 CODE(bad_msr, "mov $0x12345678,%ecx; rdmsr" DONE);
 CODE(bad_cr4, "mov %cr4,%eax; or $0x80000000,%eax; mov %eax,%cr4" DONE);
@@ -45,10 +47,10 @@ CODE(cpuid_it, "xor %eax,%eax; cpuid" DONE);
 static const struct {
     const u8 *code;
     u32 skip; /* bytes in front of the refused instruction */
-} cases[] = {{i_lgdt, 0},  {i_lidt, 0}, {i_lldt, 2},  {i_ltr, 0},    {i_cr0, 0},   {i_cr2, 0},
-             {i_cr3, 0},   {i_cr4, 0},  {i_dr7, 0},   {i_dr0, 0},    {i_clts, 0},  {i_lmsw, 3},
-             {i_invlpg, 0}, {i_invd, 0}, {i_rdmsr, 5}, {i_wrmsr, 9},  {i_cli, 0},   {i_sti, 0},
-             {i_in, 0},    {i_out, 4},  {i_ins, 9},   {i_outs, 9},   {i_hlt, 0}};
+} cases[] = {{i_lgdt, 0},   {i_lidt, 0}, {i_lldt, 2},  {i_ltr, 0},   {i_cr0, 0},  {i_cr2, 0},
+             {i_cr3, 0},    {i_cr4, 0},  {i_dr7, 0},   {i_dr0, 0},   {i_clts, 0}, {i_lmsw, 3},
+             {i_invlpg, 0}, {i_invd, 0}, {i_rdmsr, 5}, {i_wrmsr, 9}, {i_cli, 0},  {i_sti, 0},
+             {i_in, 0},     {i_out, 4},  {i_ins, 9},   {i_outs, 9},  {i_hlt, 0}};
 
 void test(void) {
     __asm__ volatile("sgdt table");

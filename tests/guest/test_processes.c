@@ -1,30 +1,46 @@
 /*
- * A small time-sharing kernel: eight processes with address spaces of their own, at the same linear addresses, preempted
- * by the timer; memory is given on demand by page faults, shared copy-on-write after a fork, and frames go round quickly
- * between code, data, stacks and page tables. SDM volume 3A, sections 4.7, 4.10.2 and 6.12.
- * Expected: every process ends with the checksum that its seed alone decides; no process sees another's pages.
+ * A small time-sharing kernel: eight processes with address spaces of their own, at the same
+ * linear addresses, preempted by the timer; memory is given on demand by page faults, shared
+ * copy-on-write after a fork, and frames go round quickly between code, data, stacks and page
+ * tables. SDM volume 3A, sections 4.7, 4.10.2 and 6.12.
+ * Expected: every process ends with the checksum that its seed alone decides; no process sees
+ * another's pages.
  * ROUNDS: 1
  * SECONDS: 90
  */
 #include "guest.h"
 
 enum {
-    PROCESSES = 8, STARTED = 5, FRAMES = 1024, FIRST_FRAME = 24 << 20, GOAL = 400,
-    TEXT = 0x08048000, HEAP = 0x10000000, HEAP_PAGES = 24, STACK_TOP = 0xbffff000u, V_EXIT = 0x91, V_FORK = 0x92,
+    PROCESSES = 8,
+    STARTED = 5,
+    FRAMES = 1024,
+    FIRST_FRAME = 24 << 20,
+    GOAL = 400,
+    TEXT = 0x08048000,
+    HEAP = 0x10000000,
+    HEAP_PAGES = 24,
+    STACK_TOP = 0xbffff000u,
+    V_EXIT = 0x91,
+    V_FORK = 0x92,
     COW = 0x200 /* a software bit of the entry */
 };
 
-/* The program: fills HEAP_PAGES pages with a stream from its seed, recurses, sums them up again. It is copied to
- * a fresh frame for each process, with its seed in its first instruction, and makes its own code run at the start of the
- * second page too, by way of a jump over the page boundary. */
+/* The program: fills HEAP_PAGES pages with a stream from its seed, recurses, sums them up again. It
+ * is copied to a fresh frame for each process, with its seed in its first instruction, and makes
+ * its own code run at the start of the second page too, by way of a jump over the page boundary. */
 __asm__(".pushsection .rodata\n.globl program\nprogram: mov $0x12345678,%eax\n"
-        "mov %eax,%ebp; mov $0x10000000,%edi; mov $" "24" ",%ecx\n"
-        "1: mov $64,%edx\n2: imul $1664525,%eax,%eax; add $1013904223,%eax; mov %eax,(%edi); add $64,%edi; dec %edx; jnz 2b\n"
+        "mov %eax,%ebp; mov $0x10000000,%edi; mov $"
+        "24"
+        ",%ecx\n"
+        "1: mov $64,%edx\n2: imul $1664525,%eax,%eax; add $1013904223,%eax; mov %eax,(%edi); add "
+        "$64,%edi; dec %edx; jnz 2b\n"
         "dec %ecx; jnz 1b; mov $40,%ecx; call 7f; test $1,%ebp; jz 3f; int $0x92; add %eax,%ebp\n"
         "3: jmp 5f\n6: mov $0x10000000,%esi; xor %ebx,%ebx; mov $24*64,%ecx\n"
-        "4: mov (%esi),%eax; lea (%eax,%ebx,2),%edx; rol $5,%ebx; xor %edx,%ebx; rolb $1,(%esi); add $64,%esi; dec %ecx; jnz 4b\n"
+        "4: mov (%esi),%eax; lea (%eax,%ebx,2),%edx; rol $5,%ebx; xor %edx,%ebx; rolb $1,(%esi); "
+        "add $64,%esi; dec %ecx; jnz 4b\n"
         "mov %ebx,%eax; mov %ebp,%ecx; int $0x91\n"
-        "7: push %ecx; sub $256,%esp; mov %ecx,(%esp); dec %ecx; jz 8f; call 7b\n8: mov (%esp),%edx; add $256,%esp; pop %ecx\n"
+        "7: push %ecx; sub $256,%esp; mov %ecx,(%esp); dec %ecx; jz 8f; call 7b\n8: mov "
+        "(%esp),%edx; add $256,%esp; pop %ecx\n"
         "cmp %ecx,%edx; jne 9f; ret\n9: mov $0xbad,%eax; int $0x91\n"
         ".skip program+4094-.,0x90\n5: nop; nop; nop; xor %eax,%eax; jmp 6b\n"
         ".globl program_end\nprogram_end:\n.popsection");
@@ -42,7 +58,8 @@ static u32 current, finished, next_seed, forks, switches;
 static u32 take_frame(void) {
     static u32 hand;
     for (u32 i = 0; i < FRAMES; i++) {
-        hand = (hand + 7) % FRAMES; /* not in order: neighbours in linear space are no neighbours here */
+        hand = (hand + 7) %
+               FRAMES; /* not in order: neighbours in linear space are no neighbours here */
         if (!uses[hand]) {
             uses[hand] = 1;
             u32 address = FIRST_FRAME + hand * 4096;
@@ -54,8 +71,12 @@ static u32 take_frame(void) {
     finish(0x12);
 }
 
-static u8 *use_count(u32 address) { return &uses[((address & ~0xfffu) - FIRST_FRAME) / 4096]; }
-static void drop(u32 address) { --*use_count(address); }
+static u8 *use_count(u32 address) {
+    return &uses[((address & ~0xfffu) - FIRST_FRAME) / 4096];
+}
+static void drop(u32 address) {
+    --*use_count(address);
+}
 
 static u32 *slot(u32 directory, u32 address, bool make) {
     u32 *d = (u32 *)directory + (address >> 22);
@@ -67,7 +88,9 @@ static u32 *slot(u32 directory, u32 address, bool make) {
     return (u32 *)(*d & ~0xfffu) + (address >> 12 & 1023);
 }
 
-static bool in_user(u32 index) { return index >= TEXT >> 22; }
+static bool in_user(u32 index) {
+    return index >= TEXT >> 22;
+}
 
 static u32 new_directory(void) {
     u32 directory = take_frame();
@@ -102,8 +125,15 @@ static void create(struct process *p, u32 seed) {
         *slot(p->directory, TEXT + page * 4096, true) = frame | PT_P | PT_U;
     }
     memset(&p->frame, 0, sizeof p->frame);
-    p->frame = (struct frame){.eip = TEXT, .cs = USER_CODE, .eflags = F_FIXED | F_IF, .esp = STACK_TOP, .ss = USER_DATA,
-                              .ds = USER_DATA, .es = USER_DATA, .fs = USER_DATA, .gs = USER_DATA};
+    p->frame = (struct frame){.eip = TEXT,
+                              .cs = USER_CODE,
+                              .eflags = F_FIXED | F_IF,
+                              .esp = STACK_TOP,
+                              .ss = USER_DATA,
+                              .ds = USER_DATA,
+                              .es = USER_DATA,
+                              .fs = USER_DATA,
+                              .gs = USER_DATA};
 }
 
 /* What the program computes, done here. */
@@ -206,8 +236,15 @@ static void exit_process(struct frame *f) {
             switch_to(f, (current + i) % PROCESSES);
             return;
         }
-    *f = (struct frame){.eip = (u32)leave_user, .cs = USER_CODE, .eflags = F_FIXED, .esp = USER_STACK_TOP,
-                        .ss = USER_DATA, .ds = USER_DATA, .es = USER_DATA, .fs = USER_DATA, .gs = USER_DATA};
+    *f = (struct frame){.eip = (u32)leave_user,
+                        .cs = USER_CODE,
+                        .eflags = F_FIXED,
+                        .esp = USER_STACK_TOP,
+                        .ss = USER_DATA,
+                        .ds = USER_DATA,
+                        .es = USER_DATA,
+                        .fs = USER_DATA,
+                        .gs = USER_DATA};
 }
 
 static bool on_trap(struct frame *f) {

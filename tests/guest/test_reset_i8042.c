@@ -1,5 +1,6 @@
 /*
- * The keyboard controller's reset pulse (command FEh) resets the machine; with -no-reboot the monitor ends.
+ * The keyboard controller's reset pulse (command FEh) resets the machine; with -no-reboot the
+ * monitor ends.
  * Expected: status 0.
  * STATUS: 0
  * OUTPUT: about to reset

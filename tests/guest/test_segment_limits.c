@@ -1,7 +1,9 @@
 /*
- * Limits and types of segments: byte and page granularity, expand-down, read-only and execute-only, the
- * stack, the last byte of an access, CS. SDM volume 3A, sections 5.3 "Limit Checking" and 5.4 "Type Checking".
- * Expected: inside, the access; outside, #GP(0), or #SS(0) for the stack segment; EIP at the access.
+ * Limits and types of segments: byte and page granularity, expand-down, read-only and
+ * execute-only, the stack, the last byte of an access, CS. SDM volume 3A, sections 5.3 "Limit
+ * Checking" and 5.4 "Type Checking".
+ * Expected: inside, the access; outside, #GP(0), or #SS(0) for the stack segment; EIP at the
+ * access.
  * QEMU: TCG checks no segment limits and no types
  */
 #include "guest.h"
@@ -102,9 +104,9 @@ static void stack_limits(void) {
     static const struct {
         const u8 *code;
         u32 esp, vector;
-    } cases[] = {{push4, 0x100, V_DONE}, {push4, 0x104, V_SS}, {push4, 0, V_SS}, {push4, 2, V_SS},
-                 {pop4, 0xfc, V_DONE},   {pop4, 0xfd, V_SS},   {ss_load, 0xfc, V_DONE},
-                 {ss_load, 0xfd, V_SS}};
+    } cases[] = {{push4, 0x100, V_DONE},  {push4, 0x104, V_SS}, {push4, 0, V_SS},
+                 {push4, 2, V_SS},        {pop4, 0xfc, V_DONE}, {pop4, 0xfd, V_SS},
+                 {ss_load, 0xfc, V_DONE}, {ss_load, 0xfd, V_SS}};
     for (u32 i = 0; i < sizeof cases / sizeof *cases; i++) {
         reset_run(3);
         in.ss = small;

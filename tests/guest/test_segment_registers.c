@@ -2,12 +2,14 @@
  * PUSH, POP and MOV of segment registers show and load the guest's selectors, with virtual RPL: a
  * kernel that runs at a compressed ring still reads CS & 3 = 0. SDM volume 2B, "PUSH", "POP",
  * volume 2B "MOV", volume 3A section 5.5 "Privilege Levels".
- * Expected: CS 08h at ring 0 and 1Bh at ring 3; loads raise #GP(selector) on privilege or type, #NP on
- * a segment that is not present, #SS for SS; a null SS raises #GP(0); null DS loads, use is #GP(0).
+ * Expected: CS 08h at ring 0 and 1Bh at ring 3; loads raise #GP(selector) on privilege or type,
+ * #NP on a segment that is not present, #SS for SS; a null SS raises #GP(0); null DS loads, use
+ * is #GP(0).
  */
 #include "guest.h"
 
-CODE(read_all, "mov %cs,%eax; mov %ss,%ecx; mov %ds,%edx; mov %es,%ebx; mov %fs,%esi; mov %gs,%edi" DONE);
+CODE(read_all,
+     "mov %cs,%eax; mov %ss,%ecx; mov %ds,%edx; mov %es,%ebx; mov %fs,%esi; mov %gs,%edi" DONE);
 CODE(push_all, "push %cs; pop %eax; push %ss; pop %ecx; push %ds; pop %edx; push %es; pop %ebx;"
                "push %fs; pop %esi; push %gs; pop %edi" DONE);
 CODE(mov_ds, "mov %ecx,%ds; mov %ds,%edx" DONE);

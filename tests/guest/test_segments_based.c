@@ -1,6 +1,7 @@
 /*
- * Segments with a base: %fs and %gs as Linux has them, a based DS, ES for string instructions, a based stack
- * and a based code segment; wrap-around of base + offset at 4 GiB. SDM volume 3A, section 3.4.3.
+ * Segments with a base: %fs and %gs as Linux has them, a based DS, ES for string instructions, a
+ * based stack and a based code segment; wrap-around of base + offset at 4 GiB. SDM volume 3A,
+ * section 3.4.3.
  * Expected: linear address = base + effective address, modulo 2^32, for every addressing form.
  */
 #include "guest.h"
@@ -11,11 +12,14 @@ CODE(moffs_fs, ".byte 0x64,0xa1,8,0,0,0; .byte 0x64,0xa3,12,0,0,0" DONE);
 CODE(lods_fs, "cld; xor %esi,%esi; fs lodsl" DONE);
 CODE(movs_fs, "cld; mov $4,%ecx; xor %esi,%esi; mov $scratch+256,%edi; rep fs movsl" DONE);
 CODE(stos_es, "cld; mov $4,%ecx; xor %edi,%edi; rep stosl" DONE);
-CODE(load_ds, "mov (%ecx),%eax; mov 4(%esp),%ebx; mov 4(%ebp),%edx; mov $8,%ebp; mov %ds:4(%ebp),%edi" DONE);
-CODE(stack, "push $0x1111; push $0x2222; pop %eax; mov (%esp),%ebx; call 1f; 1: pop %ecx; pop %edx" DONE);
+CODE(load_ds,
+     "mov (%ecx),%eax; mov 4(%esp),%ebx; mov 4(%ebp),%edx; mov $8,%ebp; mov %ds:4(%ebp),%edi" DONE);
+CODE(stack,
+     "push $0x1111; push $0x2222; pop %eax; mov (%esp),%ebx; call 1f; 1: pop %ecx; pop %edx" DONE);
 CODE(based_code, "call 1f; 1: pop %eax; mov %cs:(%eax),%ebx; jmp *%ecx");
 CODE(based_end, "mov $7,%edi" DONE);
-CODE(segment_16bit_ea, "mov $0x10004,%ebx; .byte 0x67; mov (%bx),%eax; .byte 0x64,0x67,0xa1,8,0" DONE);
+CODE(segment_16bit_ea,
+     "mov $0x10004,%ebx; .byte 0x67; mov (%bx),%eax; .byte 0x64,0x67,0xa1,8,0" DONE);
 CODE(tls_exchange, "mov $1,%eax; xchg %eax,%fs:0; lock incl %fs:4; cmpxchg %ecx,%fs:8" DONE);
 
 #define WORD(i) (((u32 *)scratch)[i])

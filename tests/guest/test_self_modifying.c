@@ -1,8 +1,8 @@
 /*
- * Code that rewrites code: the next instruction, another page, through an alias, by rep movs and by rep
- * stos, in a loop until hot, on a page that also holds hot data, a function generated into data, and
- * patches of the five-byte kind that Linux makes. SDM volume 3A, section 9.1.3 "Handling Self- and
- * Cross-Modifying Code".
+ * Code that rewrites code: the next instruction, another page, through an alias, by rep movs and
+ * by rep stos, in a loop until hot, on a page that also holds hot data, a function generated into
+ * data, and patches of the five-byte kind that Linux makes. SDM volume 3A, section 9.1.3
+ * "Handling Self- and Cross-Modifying Code".
  * Expected: the new code runs (on one CPU after a branch or at the next instruction: P6 and later
  * watch the prefetch queue by linear address of the store).
  */
@@ -10,18 +10,24 @@
 
 enum { ALIAS = 0x30000000 };
 /* Patch the immediate of the next instruction. */
-__asm__(".pushsection .data\n.globl next_insn\nnext_insn: movb %cl,patch1+1; patch1: mov $0x11,%eax; int $0x80\n"
+__asm__(".pushsection .data\n.globl next_insn\nnext_insn: movb %cl,patch1+1; patch1: mov "
+        "$0x11,%eax; int $0x80\n"
         ".globl loop_patch\nloop_patch: xor %ebx,%ebx; mov $1000,%ecx\n"
-        "1: mov %ecx,patch2+1; jmp patch2; .balign 16\npatch2: mov $0,%eax; add %eax,%ebx; dec %ecx; jnz 1b; int $0x80\n"
-        ".globl mixed\nmixed: mov $1000,%ecx; 1: incl counter; mov counter,%eax; dec %ecx; jnz 1b; int $0x80\n"
+        "1: mov %ecx,patch2+1; jmp patch2; .balign 16\npatch2: mov $0,%eax; add %eax,%ebx; dec "
+        "%ecx; jnz 1b; int $0x80\n"
+        ".globl mixed\nmixed: mov $1000,%ecx; 1: incl counter; mov counter,%eax; dec %ecx; jnz 1b; "
+        "int $0x80\n"
         ".globl counter\ncounter: .long 0\n"
-        ".globl behind_store\nbehind_store: movl $0x90909090,1f; jmp 1f; 1: ud2; ud2; mov $0x99,%eax; int $0x80\n"
+        ".globl behind_store\nbehind_store: movl $0x90909090,1f; jmp 1f; 1: ud2; ud2; mov "
+        "$0x99,%eax; int $0x80\n"
         ".popsection");
 extern u8 next_insn[], patch1[], loop_patch[], patch2[], mixed[], behind_store[];
 extern volatile u32 counter;
 CODE(call_scratch, "mov $20,%ecx; 1: push %ecx; call scratch; pop %ecx; dec %ecx; jnz 1b" DONE);
-CODE(patch_by_movs, "cld; mov $scratch,%edi; mov $source_code,%esi; mov $6,%ecx; rep movsb; call scratch" DONE);
-CODE(patch_by_stos, "cld; mov $scratch,%edi; mov $0xc3,%al; mov $8,%ecx; rep stosb; mov $0x42,%eax; call scratch" DONE);
+CODE(patch_by_movs,
+     "cld; mov $scratch,%edi; mov $source_code,%esi; mov $6,%ecx; rep movsb; call scratch" DONE);
+CODE(patch_by_stos, "cld; mov $scratch,%edi; mov $0xc3,%al; mov $8,%ecx; rep stosb; mov "
+                    "$0x42,%eax; call scratch" DONE);
 __asm__(".pushsection .data\nsource_code: mov $0x77777777,%eax; ret\n.popsection");
 
 /* mov $value,%eax; ret */
@@ -74,7 +80,8 @@ static void in_place(u32 ring) {
     }
 }
 
-/* Linux's text_poke: the code is read-only where it runs, and is written through another address. */
+/* Linux's text_poke: the code is read-only where it runs, and is written through another address.
+ */
 static void by_alias(u32 ring) {
     map(ALIAS, SCRATCH, PT_P | PT_W);
     *pte(SCRATCH) = SCRATCH | PT_P | PT_U;

@@ -1,6 +1,7 @@
 /*
  * SGDT reads back what LGDT loaded, at ring 0 and at ring 3 (it does not trap without UMIP): the
- * guest's own table, never the host's. SDM volume 2B, "SGDT-Store Global Descriptor Table Register".
+ * guest's own table, never the host's. SDM volume 2B, "SGDT-Store Global Descriptor Table
+ * Register".
  * Expected: limit = sizeof gdt - 1, base = gdt, six bytes written and no more.
  */
 #include "guest.h"

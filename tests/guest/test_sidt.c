@@ -1,6 +1,6 @@
 /*
- * SIDT reads back what LIDT loaded, at ring 0 and at ring 3 (the "red pill": a monitor that lets it
- * run natively shows the host's table). SDM volume 2B, "SIDT".
+ * SIDT reads back what LIDT loaded, at ring 0 and at ring 3 (the "red pill": a monitor that lets
+ * it run natively shows the host's table). SDM volume 2B, "SIDT".
  * Expected: limit = 256 * 8 - 1, then 1000h - 1 after a new LIDT; base = idt; six bytes written.
  */
 #include "guest.h"

@@ -1,6 +1,6 @@
 /*
- * SLDT shows the selector that LLDT loaded, at both rings; a null LDT reads as 0. To a register of
- * 32 bits the upper half is zero; to memory it stores two bytes. SDM volume 2B, "SLDT".
+ * SLDT shows the selector that LLDT loaded, at both rings; a null LDT reads as 0. To a register
+ * of 32 bits the upper half is zero; to memory it stores two bytes. SDM volume 2B, "SLDT".
  * Expected: 40h with an LDT loaded, 0 without, LLDT of a code segment #GP(selector).
  */
 #include "guest.h"

@@ -1,7 +1,7 @@
 /*
  * SMSW shows the guest's CR0, at both rings, and does not trap. SDM volume 2B, "SMSW".
- * Expected: the low 16 bits equal MOV from CR0 (which at ring 3 raises #GP(0)); a change of TS or WP
- * shows at once; LMSW at ring 3 raises #GP(0) and cannot clear PE at ring 0.
+ * Expected: the low 16 bits equal MOV from CR0 (which at ring 3 raises #GP(0)); a change of TS or
+ * WP shows at once; LMSW at ring 3 raises #GP(0) and cannot clear PE at ring 0.
  */
 #include "guest.h"
 

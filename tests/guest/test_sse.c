@@ -1,37 +1,53 @@
 /*
- * SSE and SSE2 (and SSE3 to SSE4.2 where CPUID has them): moves, arithmetic, compares, conversions, shuffles,
- * integer forms, MXCSR rounding, streaming stores, masked moves. SDM volume 1, chapters 10 and 11.
+ * SSE and SSE2 (and SSE3 to SSE4.2 where CPUID has them): moves, arithmetic, compares,
+ * conversions, shuffles, integer forms, MXCSR rounding, streaming stores, masked moves. SDM
+ * volume 1, chapters 10 and 11.
  * Expected: results computed by hand; registers survive traps and page faults.
  */
 #include "guest.h"
 
 /* By bits: the compiler must not use floating point here. */
-#define IS(variable, value) (!memcmp(&(variable), &(const __typeof__(variable)){value}, sizeof(variable)))
+#define IS(variable, value)                                                                        \
+    (!memcmp(&(variable), &(const __typeof__(variable)){value}, sizeof(variable)))
 
-float a4[4] __attribute__((aligned(16))) = {1, 2, 3, 4}, b4[4] __attribute__((aligned(16))) = {10, 20, 30, 40};
-double a2[2] __attribute__((aligned(16))) = {1.25, -2.5}, b2[2] __attribute__((aligned(16))) = {4, 8};
+float a4[4] __attribute__((aligned(16))) = {1, 2, 3, 4},
+            b4[4] __attribute__((aligned(16))) = {10, 20, 30, 40};
+double a2[2] __attribute__((aligned(16))) = {1.25, -2.5},
+             b2[2] __attribute__((aligned(16))) = {4, 8};
 float out4[4] __attribute__((aligned(16)));
 double out2[2] __attribute__((aligned(16)));
-u32 i4[4] __attribute__((aligned(16))) = {1, 0xffffffff, 0x80000000, 7}, iout[4] __attribute__((aligned(16)));
+u32 i4[4] __attribute__((aligned(16))) = {1, 0xffffffff, 0x80000000, 7},
+          iout[4] __attribute__((aligned(16)));
 u32 rounding = 0x3f80, normal = 0x1f80;
 CODE(packed, "movaps a4,%xmm0; movaps b4,%xmm1; addps %xmm1,%xmm0; mulps a4,%xmm0; subps b4,%xmm0;"
              "divps a4,%xmm0; maxps b4,%xmm0; movaps %xmm0,out4" DONE);
-CODE(doubles, "movapd a2,%xmm7; addpd b2,%xmm7; sqrtsd b2,%xmm7; movupd %xmm7,out2; movsd a2,%xmm2; comisd b2,%xmm2;"
+CODE(doubles, "movapd a2,%xmm7; addpd b2,%xmm7; sqrtsd b2,%xmm7; movupd %xmm7,out2; movsd "
+              "a2,%xmm2; comisd b2,%xmm2;"
               "setb %al; ucomisd %xmm2,%xmm2; sete %ah" DONE);
-CODE(convert, "cvttsd2si a2,%eax; cvtsd2si a2+8,%ebx; mov $-9,%ecx; cvtsi2sd %ecx,%xmm0; movsd %xmm0,out2;"
-              "cvtss2sd a4+8,%xmm1; movsd %xmm1,out2+8; ldmxcsr rounding; cvtsd2si a2,%edx; ldmxcsr normal" DONE);
-CODE(ints, "movdqa i4,%xmm0; paddd %xmm0,%xmm0; pshufd $0x1b,%xmm0,%xmm1; pxor i4,%xmm1; movdqu %xmm1,iout;"
-           "pmovmskb %xmm0,%eax; movd %xmm1,%ebx; pcmpeqd %xmm2,%xmm2; movmskps %xmm2,%ecx; pslldq $4,%xmm2;"
+CODE(convert,
+     "cvttsd2si a2,%eax; cvtsd2si a2+8,%ebx; mov $-9,%ecx; cvtsi2sd %ecx,%xmm0; movsd %xmm0,out2;"
+     "cvtss2sd a4+8,%xmm1; movsd %xmm1,out2+8; ldmxcsr rounding; cvtsd2si a2,%edx; ldmxcsr "
+     "normal" DONE);
+CODE(ints, "movdqa i4,%xmm0; paddd %xmm0,%xmm0; pshufd $0x1b,%xmm0,%xmm1; pxor i4,%xmm1; movdqu "
+           "%xmm1,iout;"
+           "pmovmskb %xmm0,%eax; movd %xmm1,%ebx; pcmpeqd %xmm2,%xmm2; movmskps %xmm2,%ecx; pslldq "
+           "$4,%xmm2;"
            "movmskps %xmm2,%edx" DONE);
-CODE(stream, "movaps a4,%xmm0; movntps %xmm0,out4; mov $0x1234,%eax; movnti %eax,iout; sfence; mfence; lfence;"
+CODE(stream, "movaps a4,%xmm0; movntps %xmm0,out4; mov $0x1234,%eax; movnti %eax,iout; sfence; "
+             "mfence; lfence;"
              "movhlps %xmm0,%xmm1; movlps %xmm1,out2; prefetchnta out4" DONE);
 CODE(flush, "clflush out2" DONE);
-CODE(masked, "pcmpeqd %xmm1,%xmm1; psrldq $12,%xmm1; movdqa i4,%xmm0; mov $iout,%edi; maskmovdqu %xmm1,%xmm0" DONE);
-CODE(spin_int, "movaps a4,%xmm5; movaps b4,%xmm3; int $0x91; addps %xmm3,%xmm5; movaps %xmm5,out4" DONE);
+CODE(masked, "pcmpeqd %xmm1,%xmm1; psrldq $12,%xmm1; movdqa i4,%xmm0; mov $iout,%edi; maskmovdqu "
+             "%xmm1,%xmm0" DONE);
+CODE(spin_int,
+     "movaps a4,%xmm5; movaps b4,%xmm3; int $0x91; addps %xmm3,%xmm5; movaps %xmm5,out4" DONE);
 CODE(load_far, "movaps b4,%xmm6; movaps (%ecx),%xmm5; movaps %xmm6,out4" DONE);
-CODE(sse3, "movaps a4,%xmm0; haddps %xmm0,%xmm0; movaps %xmm0,out4; lddqu i4,%xmm1; fninit; fld1; fisttpl iout" DONE);
-CODE(ssse3, "movdqa i4,%xmm0; pabsd %xmm0,%xmm0; pshufb %xmm0,%xmm0; palignr $4,i4,%xmm0; movdqa %xmm0,iout" DONE);
-CODE(sse41, "movdqa i4,%xmm0; pmulld i4,%xmm0; pextrd $3,%xmm0,%eax; pinsrd $0,%eax,%xmm0; ptest %xmm0,%xmm0;"
+CODE(sse3, "movaps a4,%xmm0; haddps %xmm0,%xmm0; movaps %xmm0,out4; lddqu i4,%xmm1; fninit; fld1; "
+           "fisttpl iout" DONE);
+CODE(ssse3, "movdqa i4,%xmm0; pabsd %xmm0,%xmm0; pshufb %xmm0,%xmm0; palignr $4,i4,%xmm0; movdqa "
+            "%xmm0,iout" DONE);
+CODE(sse41, "movdqa i4,%xmm0; pmulld i4,%xmm0; pextrd $3,%xmm0,%eax; pinsrd $0,%eax,%xmm0; ptest "
+            "%xmm0,%xmm0;"
             "setz %bl; roundsd $1,a2+8,%xmm1; movsd %xmm1,out2; movdqa %xmm0,iout" DONE);
 CODE(sse42, "mov $-1,%eax; crc32b i4,%eax; crc32l i4+4,%eax; mov $0xf0f0,%ecx; popcnt %ecx,%ecx;"
             "movdqa i4,%xmm0; pcmpgtq i4,%xmm0; movd %xmm0,%edx" DONE);

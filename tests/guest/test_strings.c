@@ -1,8 +1,9 @@
 /*
- * String instructions in all sizes, directions and prefixes, across pages, overlapping, with zero and
- * 16-bit counts, and with page faults in the middle that leave a state to go on from. SDM volume 1, section
- * 7.3.9 "String Operations"; volume 2B, "REP/REPE/REPZ/REPNE/REPNZ".
- * Expected: registers and memory as tabled; at a fault ECX, ESI, EDI name the element that faulted.
+ * String instructions in all sizes, directions and prefixes, across pages, overlapping, with zero
+ * and 16-bit counts, and with page faults in the middle that leave a state to go on from. SDM
+ * volume 1, section 7.3.9 "String Operations"; volume 2B, "REP/REPE/REPZ/REPNE/REPNZ".
+ * Expected: registers and memory as tabled; at a fault ECX, ESI, EDI name the element that
+ * faulted.
  */
 #include "guest.h"
 

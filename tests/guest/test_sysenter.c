@@ -1,17 +1,20 @@
 /*
- * SYSENTER and SYSEXIT with the three MSRs. SDM volume 2B, "SYSENTER-Fast System Call", "SYSEXIT".
- * Expected: SYSENTER enters at MSR 176h on the stack of MSR 175h with CS = MSR 174h and SS = CS + 8, flat,
- * IF and VM cleared, other flags and registers kept; SYSEXIT goes to EDX with ESP = ECX at ring 3, CS = MSR + 16
- * with RPL 3; #GP(0) when MSR 174h is null, and for SYSEXIT at ring 3.
+ * SYSENTER and SYSEXIT with the three MSRs. SDM volume 2B, "SYSENTER-Fast System Call",
+ * "SYSEXIT".
+ * Expected: SYSENTER enters at MSR 176h on the stack of MSR 175h with CS = MSR 174h and SS = CS +
+ * 8, flat, IF and VM cleared, other flags and registers kept; SYSEXIT goes to EDX with ESP = ECX
+ * at ring 3, CS = MSR + 16 with RPL 3; #GP(0) when MSR 174h is null, and for SYSEXIT at ring 3.
  */
 #include "guest.h"
 
 enum { MSR_CS = 0x174, MSR_ESP, MSR_EIP };
 u32 seen_cs, seen_ss, seen_esp, seen_flags;
-CODE(caller, "mov %esp,%ecx; mov $.Lback,%edx; mov $0x77,%esi; stc; sysenter; ud2\n.Lback: mov %cs,%eax;"
-             "mov %ss,%ebx; mov %esp,%edi" DONE);
-CODE(entry, "mov %esp,%ss:seen_esp; pushf; pop %ss:seen_flags; mov %cs,%ss:seen_cs; mov %ss,%ss:seen_ss;"
-            "sysexit");
+CODE(caller,
+     "mov %esp,%ecx; mov $.Lback,%edx; mov $0x77,%esi; stc; sysenter; ud2\n.Lback: mov %cs,%eax;"
+     "mov %ss,%ebx; mov %esp,%edi" DONE);
+CODE(entry,
+     "mov %esp,%ss:seen_esp; pushf; pop %ss:seen_flags; mov %cs,%ss:seen_cs; mov %ss,%ss:seen_ss;"
+     "sysexit");
 CODE(exit_alone, "sysexit" DONE);
 u32 entry_stack[256];
 #define ENTRY_TOP ((u32)entry_stack + sizeof entry_stack)
@@ -39,7 +42,7 @@ void test(void) {
         EQ(trap.esi, 0x77);
         EQ(trap.cs, USER_CODE);
         EQ(trap.ss, USER_DATA);
-        EQ(trap.ds, USER_DATA); /* data segments stay */
+        EQ(trap.ds, USER_DATA);    /* data segments stay */
         EQ(trap.eflags & F_IF, 0); /* SYSEXIT does not bring IF back */
     }
     FAULTS(3, exit_alone, V_GP, 0);

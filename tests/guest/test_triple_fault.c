@@ -1,6 +1,6 @@
 /*
- * A fault that cannot be delivered, nor its double fault: the machine resets; with -no-reboot the monitor ends.
- * SDM volume 3A, section 6.15, "Interrupt 8-Double Fault Exception (#DF)".
+ * A fault that cannot be delivered, nor its double fault: the machine resets; with -no-reboot the
+ * monitor ends. SDM volume 3A, section 6.15, "Interrupt 8-Double Fault Exception (#DF)".
  * Expected: the line below, status 0, no further output.
  * STATUS: 0
  * OUTPUT: about to triple-fault

@@ -1,6 +1,6 @@
 /*
- * VERR and VERW: ZF tells whether a segment is readable or writable at max(CPL, RPL).
- * SDM volume 2C, "VERR/VERW-Verify a Segment for Reading or Writing".
+ * VERR and VERW: ZF tells whether a segment is readable or writable at max(CPL, RPL). SDM volume
+ * 2C, "VERR/VERW-Verify a Segment for Reading or Writing".
  * Expected: bit 0 of the table = VERR's ZF, bit 1 = VERW's, at ring 0 and at ring 3.
  */
 #include "guest.h"

@@ -1,7 +1,7 @@
 /*
  * probe.c: a static i386 Linux program that asks a booted guest for what user programs rely on, and
- * prints one line `probe: NAME ok` or `probe: NAME FAILED (...)` each. The expected values were computed by
- * the same code run natively (`probe native` prints them).
+ * prints one line `probe: NAME ok` or `probe: NAME FAILED (...)` each. The expected values were
+ * computed by the same code run natively (`probe native` prints them).
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -27,12 +27,45 @@ typedef uint64_t u64;
 enum { KERNEL_CODE = 0x08, KERNEL_DATA = 0x10, USER_CODE = 0x1b, USER_DATA = 0x23, TSS_SEL = 0x28 };
 enum { FREE_GDT = 8, GDT_ENTRIES = 64 }; /* tests may fill GDT entries FREE_GDT and up */
 
-enum { V_DE, V_DB, V_NMI, V_BP, V_OF, V_BR, V_UD, V_NM, V_DF, V_TS = 10, V_NP, V_SS, V_GP, V_PF,
-       V_MF = 16, V_AC, V_DONE = 0x80 };
+enum {
+    V_DE,
+    V_DB,
+    V_NMI,
+    V_BP,
+    V_OF,
+    V_BR,
+    V_UD,
+    V_NM,
+    V_DF,
+    V_TS = 10,
+    V_NP,
+    V_SS,
+    V_GP,
+    V_PF,
+    V_MF = 16,
+    V_AC,
+    V_DONE = 0x80
+};
 
-enum { F_CF = 1, F_FIXED = 2, F_PF = 4, F_AF = 0x10, F_ZF = 0x40, F_SF = 0x80, F_TF = 0x100,
-       F_IF = 0x200, F_DF = 0x400, F_OF = 0x800, F_IOPL = 0x3000, F_NT = 0x4000, F_RF = 0x10000,
-       F_VM = 0x20000, F_AC = 0x40000, F_ID = 0x200000, F_ARITH = 0x8d5 };
+enum {
+    F_CF = 1,
+    F_FIXED = 2,
+    F_PF = 4,
+    F_AF = 0x10,
+    F_ZF = 0x40,
+    F_SF = 0x80,
+    F_TF = 0x100,
+    F_IF = 0x200,
+    F_DF = 0x400,
+    F_OF = 0x800,
+    F_IOPL = 0x3000,
+    F_NT = 0x4000,
+    F_RF = 0x10000,
+    F_VM = 0x20000,
+    F_AC = 0x40000,
+    F_ID = 0x200000,
+    F_ARITH = 0x8d5
+};
 #define CR0_PE 1u
 #define CR0_MP 2u
 #define CR0_EM 4u
@@ -76,8 +109,8 @@ extern bool (*trap_hook)(struct frame *f);
 extern void (*irq_hook)(u32 line, struct frame *f);
 
 /* Defines a piece of code with a name that C can take the address of. */
-#define CODE(name, text)                                                                            \
-    __asm__(".pushsection .text\n.globl " #name "\n" #name ":\n" text "\n.popsection");             \
+#define CODE(name, text)                                                                           \
+    __asm__(".pushsection .text\n.globl " #name "\n" #name ":\n" text "\n.popsection");            \
     extern const u8 name[]
 #define DONE "\n int $0x80\n"
 
@@ -87,10 +120,10 @@ void check_eq(u32 actual, u32 expected, const char *file, int line, const char *
 #define CHECK(condition) check(condition, __FILE__, __LINE__, #condition)
 #define EQ(actual, expected) check_eq((u32)(actual), (u32)(expected), __FILE__, __LINE__, #actual)
 /* A run that must end in a vector, with an error code and with EIP at a label. */
-#define FAULTS(ring, code, v, err)                                                                  \
-    do {                                                                                            \
-        EQ(run(ring, code), v);                                                                     \
-        EQ(trap.error, err);                                                                        \
+#define FAULTS(ring, code, v, err)                                                                 \
+    do {                                                                                           \
+        EQ(run(ring, code), v);                                                                    \
+        EQ(trap.error, err);                                                                       \
     } while (0)
 #define RUNS(ring, code) EQ(run(ring, code), V_DONE)
 
@@ -111,25 +144,63 @@ bool is_tcg(void);
 void test(void);
 
 /* ---- Machine ---- */
-static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0,%1" ::"a"(value), "Nd"(port)); }
-static inline void outw(u16 port, u16 value) { __asm__ volatile("outw %0,%1" ::"a"(value), "Nd"(port)); }
-static inline void outl(u16 port, u32 value) { __asm__ volatile("outl %0,%1" ::"a"(value), "Nd"(port)); }
+static inline void outb(u16 port, u8 value) {
+    __asm__ volatile("outb %0,%1" ::"a"(value), "Nd"(port));
+}
+static inline void outw(u16 port, u16 value) {
+    __asm__ volatile("outw %0,%1" ::"a"(value), "Nd"(port));
+}
+static inline void outl(u16 port, u32 value) {
+    __asm__ volatile("outl %0,%1" ::"a"(value), "Nd"(port));
+}
 static inline u8 inb(u16 port) {
     u8 value;
     __asm__ volatile("inb %1,%0" : "=a"(value) : "Nd"(port));
     return value;
 }
-static inline u32 read_cr0(void) { u32 v; __asm__ volatile("mov %%cr0,%0" : "=r"(v)); return v; }
-static inline u32 read_cr2(void) { u32 v; __asm__ volatile("mov %%cr2,%0" : "=r"(v)); return v; }
-static inline u32 read_cr3(void) { u32 v; __asm__ volatile("mov %%cr3,%0" : "=r"(v)); return v; }
-static inline u32 read_cr4(void) { u32 v; __asm__ volatile("mov %%cr4,%0" : "=r"(v)); return v; }
-static inline void write_cr0(u32 v) { __asm__ volatile("mov %0,%%cr0" ::"r"(v) : "memory"); }
-static inline void write_cr3(u32 v) { __asm__ volatile("mov %0,%%cr3" ::"r"(v) : "memory"); }
-static inline void write_cr4(u32 v) { __asm__ volatile("mov %0,%%cr4" ::"r"(v) : "memory"); }
-static inline void invlpg(u32 v) { __asm__ volatile("invlpg (%0)" ::"r"(v) : "memory"); }
-static inline void wrmsr(u32 msr, u64 v) { __asm__ volatile("wrmsr" ::"c"(msr), "A"(v)); }
-static inline u64 rdmsr(u32 msr) { u64 v; __asm__ volatile("rdmsr" : "=A"(v) : "c"(msr)); return v; }
-struct cpuid { u32 eax, ebx, ecx, edx; };
+static inline u32 read_cr0(void) {
+    u32 v;
+    __asm__ volatile("mov %%cr0,%0" : "=r"(v));
+    return v;
+}
+static inline u32 read_cr2(void) {
+    u32 v;
+    __asm__ volatile("mov %%cr2,%0" : "=r"(v));
+    return v;
+}
+static inline u32 read_cr3(void) {
+    u32 v;
+    __asm__ volatile("mov %%cr3,%0" : "=r"(v));
+    return v;
+}
+static inline u32 read_cr4(void) {
+    u32 v;
+    __asm__ volatile("mov %%cr4,%0" : "=r"(v));
+    return v;
+}
+static inline void write_cr0(u32 v) {
+    __asm__ volatile("mov %0,%%cr0" ::"r"(v) : "memory");
+}
+static inline void write_cr3(u32 v) {
+    __asm__ volatile("mov %0,%%cr3" ::"r"(v) : "memory");
+}
+static inline void write_cr4(u32 v) {
+    __asm__ volatile("mov %0,%%cr4" ::"r"(v) : "memory");
+}
+static inline void invlpg(u32 v) {
+    __asm__ volatile("invlpg (%0)" ::"r"(v) : "memory");
+}
+static inline void wrmsr(u32 msr, u64 v) {
+    __asm__ volatile("wrmsr" ::"c"(msr), "A"(v));
+}
+static inline u64 rdmsr(u32 msr) {
+    u64 v;
+    __asm__ volatile("rdmsr" : "=A"(v) : "c"(msr));
+    return v;
+}
+struct cpuid {
+    u32 eax, ebx, ecx, edx;
+};
 struct cpuid cpuid(u32 leaf);
 
 struct tss {

@@ -18,9 +18,9 @@ void (*irq_hook)(u32 line, struct frame *f);
 
 struct run_in in;
 /* start.S reaches the fields by name. */
-#define FIELD(name)                                                                                 \
-    __asm__(".globl run_in_" #name "\n.set run_in_" #name ", in + %c0" ::"i"(                       \
-        offsetof(struct run_in, name)))
+#define FIELD(name)                                                                                \
+    __asm__(".globl run_in_" #name "\n.set run_in_" #name                                          \
+            ", in + %c0" ::"i"(offsetof(struct run_in, name)))
 static bool running;
 static u32 failures;
 
@@ -96,7 +96,9 @@ u32 option(const char *name, u32 fallback) {
 
 struct cpuid cpuid(u32 leaf) {
     struct cpuid r;
-    __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx) : "a"(leaf), "c"(0));
+    __asm__ volatile("cpuid"
+                     : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
+                     : "a"(leaf), "c"(0));
     return r;
 }
 
@@ -162,8 +164,8 @@ void check_eq(u32 actual, u32 expected, const char *file, int line, const char *
 
 static void dump(const struct frame *f) {
     const u32 *word = (const u32 *)f;
-    static const char *const names[] = {"gs",  "fs",  "es",  "ds",  "edi", "esi", "ebp",
-                                        "-",   "ebx", "edx", "ecx", "eax", "vector", "error",
+    static const char *const names[] = {"gs",  "fs",  "es",     "ds",  "edi", "esi",    "ebp",
+                                        "-",   "ebx", "edx",    "ecx", "eax", "vector", "error",
                                         "eip", "cs",  "eflags", "esp", "ss"};
     for (u32 i = 0; i < sizeof names / sizeof names[0]; i++) {
         print(names[i]);
@@ -230,8 +232,21 @@ u32 run(u32 ring, const void *code) {
 }
 
 _Noreturn void guest_main(void) {
-    FIELD(eax); FIELD(ecx); FIELD(edx); FIELD(ebx); FIELD(ebp); FIELD(esi); FIELD(edi); FIELD(esp);
-    FIELD(eflags); FIELD(cs); FIELD(ss); FIELD(ds); FIELD(es); FIELD(fs); FIELD(gs);
+    FIELD(eax);
+    FIELD(ecx);
+    FIELD(edx);
+    FIELD(ebx);
+    FIELD(ebp);
+    FIELD(esi);
+    FIELD(edi);
+    FIELD(esp);
+    FIELD(eflags);
+    FIELD(cs);
+    FIELD(ss);
+    FIELD(ds);
+    FIELD(es);
+    FIELD(fs);
+    FIELD(gs);
     outb(0x3f9, 0); /* the serial line polls */
     void machine_init(void);
     machine_init();

@@ -36,7 +36,9 @@ u64 gate(u32 offset, u16 selector, u8 type) {
            (u64)(offset >> 16) << 48;
 }
 
-void idt_set(u32 vector, u64 value) { idt[vector] = value; }
+void idt_set(u32 vector, u64 value) {
+    idt[vector] = value;
+}
 
 u64 default_gate(u32 vector) {
     u8 type = vector == V_BP || vector == V_OF || vector == V_DONE ? 0xee : 0x8e;
@@ -81,7 +83,9 @@ static void *new_table(void) {
     return page_tables[tables_used++];
 }
 
-u32 *pde(u32 address) { return &page_directory[address >> 22]; }
+u32 *pde(u32 address) {
+    return &page_directory[address >> 22];
+}
 
 u32 *pte(u32 address) {
     u32 *directory = pde(address);

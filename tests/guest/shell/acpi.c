@@ -1,6 +1,6 @@
 /*
- * acpi.c: just enough ACPI to turn the machine off: RSDP, RSDT, FADT, and the _S5_ package of the DSDT.
- * ACPI specification 6.4, sections 5.2.5, 5.2.7, 5.2.9 and 7.4.2.
+ * acpi.c: just enough ACPI to turn the machine off: RSDP, RSDT, FADT, and the _S5_ package of the
+ * DSDT. ACPI specification 6.4, sections 5.2.5, 5.2.7, 5.2.9 and 7.4.2.
  */
 #include "shell.h"
 
@@ -43,7 +43,8 @@ static const u8 *find_rsdp(u32 from, u32 to) {
 }
 
 static const struct fadt *find_fadt(void) {
-    /* The address of the word at 40Eh is kept from the compiler, which takes page 0 for a mistake. */
+    /* The address of the word at 40Eh is kept from the compiler, which takes page 0 for a mistake.
+     */
     u32 ebda_pointer = 0x40e;
     __asm__("" : "+r"(ebda_pointer));
     u32 ebda = (u32) * (volatile u16 *)ebda_pointer << 4;

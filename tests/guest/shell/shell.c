@@ -1,6 +1,6 @@
 /*
- * shell.c: a guest kernel with a prompt on COM1. It shows the monitor's parts at work where no Debian
- * kernel can be had: ring 0 code, interrupts, the timer, paging, ring 3, ACPI.
+ * shell.c: a guest kernel with a prompt on COM1. It shows the monitor's parts at work where no
+ * Debian kernel can be had: ring 0 code, interrupts, the timer, paging, ring 3, ACPI.
  */
 #include "shell.h"
 
@@ -60,9 +60,15 @@ static void say_number(const char *before, u32 value, const char *after) {
     print(after);
 }
 
-static void command_uname(void) { print("Ringfold-guest ringfold 0.1 i686\r\n"); }
-static void command_mem(void) { say_number("memory: ", memory_bytes() >> 20, " MiB\r\n"); }
-static void command_uptime(void) { say_number("up ", ticks / HZ, " s\r\n"); }
+static void command_uname(void) {
+    print("Ringfold-guest ringfold 0.1 i686\r\n");
+}
+static void command_mem(void) {
+    say_number("memory: ", memory_bytes() >> 20, " MiB\r\n");
+}
+static void command_uptime(void) {
+    say_number("up ", ticks / HZ, " s\r\n");
+}
 
 static void command_cpu(void) {
     struct cpuid id = cpuid(0);
