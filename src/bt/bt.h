@@ -46,7 +46,7 @@ void bt_destroy(struct bt *bt);
  * 3, no TF, DF, VM, no alignment checks, no hardware breakpoints. Elsewhere bt_run returns
  * BT_EXIT_MODE. */
 bool bt_mode_translatable(const struct cpu *cpu);
-/* Lets RDTSC run as a light callout: guest TSC = host TSC - host_tsc_base + cpu->tsc_offset. Without
+/* Lets RDTSC run inline: guest TSC = host TSC - host_tsc_base + cpu->tsc_offset. Without
  * this call RDTSC is emulated. */
 void bt_set_tsc_base(struct bt *bt, u64 host_tsc_base);
 /* Instructions at these linear addresses are never translated: bt_run returns BT_EXIT_EMULATE with
@@ -124,7 +124,7 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(load_es, "loads of ES") X(load_ds, "loads of DS")                                            \
     X(load_fs, "loads of FS") X(load_gs, "loads of GS")                                            \
     X(int, "INT n") X(iret, "IRET") X(sysenter, "SYSENTER") X(sysexit, "SYSEXIT")                  \
-    X(popf, "POPF") X(rdtsc, "RDTSC")                                                              \
+    X(popf, "POPF") X(invlpg, "INVLPG")                                                             \
     X(budget, "-icount budgets used up")                                                           \
     X(access, "adapted memory accesses") X(string, "adapted string instructions")
 enum bt_callout {

@@ -73,7 +73,7 @@
 #define CO_SYSENTER 9    /* r8d = eip */
 #define CO_SYSEXIT 10
 #define CO_POPF 11       /* ARG0 = image, ARG1 = next eip (ESP already advanced) */
-#define CO_RDTSC 12      /* r8d = eip */
+#define CO_INVLPG 12     /* r8d = eip, ARG0 = linear address */
 #define CO_BUDGET 13     /* r8d = eip: exit BT_EXIT_BUDGET */
 #define CO_ACCESS 14     /* r8d = eip, ARG0 = EA, ARG1 = packed access (ACCESS_*), ARG2 = immediate */
 #define CO_STRING 15     /* r8d = eip, ARG1 = packed string (STRING_*): adapted MOVS/STOS */

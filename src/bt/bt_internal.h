@@ -116,7 +116,7 @@ HOT_ASSERT(HOT_ENTER_FRAME, enter_frame);
 _Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
 
 _Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STRING == (int)BT_CALLOUT_string &&
-                   CO_INT == (int)BT_CALLOUT_int && CO_RDTSC == (int)BT_CALLOUT_rdtsc,
+                   CO_INT == (int)BT_CALLOUT_int && CO_INVLPG == (int)BT_CALLOUT_invlpg,
                "BT_CALLOUTS lists the CO_* in their order");
 
 static inline struct bt_hot *bt_hot(const struct cpu *cpu) {
@@ -311,7 +311,7 @@ static inline struct host_mem hot_mem(u32 offset) {
     X(CLI, "virtual IF cleared inline") X(STI, "virtual IF set inline, then a poll")               \
     X(MOV, "mov, which may name a segment, control or debug register")                             \
     X(INT, "delivered by a callout") X(IRET, "callout") X(SYSENTER, "callout")                     \
-    X(SYSEXIT, "callout") X(RDTSC, "callout")
+    X(SYSEXIT, "callout") X(RDTSC, "host TSC plus a delta inline") X(INVLPG, "callout")
 
 enum bt_class {
 #define X(name, help) BT_CLASS_##name,
@@ -347,7 +347,6 @@ struct bt_tinsn {
     u32 eip;
     enum bt_class class;
     bool adapted;   /* keeps faulting: emulate */
-    u16 live_after; /* arithmetic flags live after it */
 };
 struct translation {
     struct bt *bt;

@@ -342,11 +342,11 @@ static u64 co_popf(struct cpu *cpu, u32 eip) {
     return 0;
 }
 
-static u64 co_rdtsc(struct cpu *cpu, u32 eip) {
-    (void)eip;
-    u64 tsc = __builtin_ia32_rdtsc() + bt_hot(cpu)->tsc_delta;
-    cpu->gpr[R_EAX] = (u32)tsc;
-    cpu->gpr[R_EDX] = tsc >> 32;
+static u64 co_invlpg(struct cpu *cpu, u32 eip) {
+    struct glin lin = GLIN(bt_hot(cpu)->arg0);
+    if (!mmu_invlpg_is_light(cpu, lin))
+        return co_leave_emulate(cpu, eip);
+    mmu_invlpg(cpu, lin);
     return 0;
 }
 
@@ -402,6 +402,6 @@ u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {
     [CO_LOAD_ES] = co_load_es,   [CO_LOAD_DS] = co_load_ds,   [CO_LOAD_FS] = co_load_fs,
     [CO_LOAD_GS] = co_load_gs,   [CO_INT] = co_int,           [CO_IRET] = co_iret,
     [CO_SYSENTER] = co_sysenter, [CO_SYSEXIT] = co_sysexit,   [CO_POPF] = co_popf,
-    [CO_RDTSC] = co_rdtsc,       [CO_BUDGET] = co_budget,     [CO_ACCESS] = co_access,
-    [CO_STRING] = co_string,
+          [CO_BUDGET] = co_budget,     [CO_ACCESS] = co_access,
+    [CO_STRING] = co_string,         [CO_INVLPG] = co_invlpg,
 };

@@ -118,7 +118,7 @@ static const struct bt_class_row rows[] = {
     ROW(HLT, EMULATE, CPL0, 0, 0, "HLT"), ROW(LGDT, EMULATE, CPL0, 0, 0, "LGDT/LIDT"),
     ROW(LIDT, EMULATE, CPL0, 0, 0, "LGDT/LIDT"), ROW(LLDT, EMULATE, CPL0, 0, 0, "LLDT"),
     ROW(LTR, EMULATE, CPL0, 0, 0, "LTR"), ROW(LMSW, EMULATE, CPL0, 0, 0, "LMSW"),
-    ROW(CLTS, EMULATE, CPL0, 0, 0, "CLTS"), ROW(INVLPG, EMULATE, CPL0, 0, 0, "INVLPG"),
+    ROW(CLTS, EMULATE, CPL0, 0, 0, "CLTS"), ROW(INVLPG, INVLPG, CPL0, 0, 0, "INVLPG"),
     ROW(INVD, EMULATE, CPL0, 0, 0, "INVD"), ROW(WBINVD, EMULATE, CPL0, 0, 0, "WBINVD"),
     ROW(RDMSR, EMULATE, CPL0, 0, 0, "RDMSR"), ROW(WRMSR, EMULATE, CPL0, 0, 0, "WRMSR"),
     ROW(IN, EMULATE, IOPL, 0, 0, "IN"), ROW(OUT, EMULATE, IOPL, 0, 0, "OUT"),
@@ -297,6 +297,10 @@ enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok) {
     case BT_CLASS_STI:
     case BT_CLASS_SYSEXIT:
         if (cpl != 0)
+            return BT_CLASS_EMULATE;
+        break;
+    case BT_CLASS_INVLPG:
+        if (cpl != 0 || in->mem_seg >= SEG_FS)
             return BT_CLASS_EMULATE;
         break;
     case BT_CLASS_POPF:

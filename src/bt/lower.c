@@ -320,6 +320,7 @@ void bt_lower(struct translation *t, const struct bt_tinsn *ti) {
     case BT_CLASS_SYSENTER:
     case BT_CLASS_SYSEXIT:
     case BT_CLASS_RDTSC:
+    case BT_CLASS_INVLPG:
         bt_lower_system(t, ti);
         break;
     default:

@@ -101,30 +101,43 @@ static void lower_mov(struct translation *t, const struct bt_tinsn *ti) {
         lower_plain(t, &ti->in);
 }
 
-/* EDX:EAX = host TSC + delta, where no flag is wanted afterwards. */
+/* EDX:EAX = host TSC + delta. The flags go through EAX, which is about to be written anyway. */
 static void lower_rdtsc_inline(struct translation *t) {
-    static const u8 combine[] = {0x0f, 0x31,             /* rdtsc */
-                                 0x48, 0xc1, 0xe2, 0x20, /* shl rdx, 32 */
-                                 0x48, 0x09, 0xd0};      /* or rax, rdx */
-    static const u8 split[] = {0x48, 0x89, 0xc2,       /* mov rdx, rax */
-                               0x48, 0xc1, 0xea, 0x20, /* shr rdx, 32 */
-                               0x89, 0xc0};            /* mov eax, eax */
-    for (size_t i = 0; i < sizeof combine; i++)
-        emit_u8(&t->e, combine[i]);
+    static const u8 begin[] = {0x9f,                   /* lahf */
+                               0x0f, 0x90, 0xc0,       /* seto al */
+                               0x44, 0x0f, 0xb7, 0xc0, /* movzx r8d, ax */
+                               0x0f, 0x31,             /* rdtsc */
+                               0x48, 0xc1, 0xe2, 0x20, /* shl rdx, 32 */
+                               0x48, 0x09, 0xd0};      /* or rax, rdx */
+    static const u8 end[] = {0x48, 0x89, 0xc2,       /* mov rdx, rax */
+                             0x48, 0xc1, 0xea, 0x20, /* shr rdx, 32 */
+                             0x44, 0x8b, 0xc8,       /* mov r9d, eax */
+                             0x41, 0x8b, 0xc0,       /* mov eax, r8d */
+                             0x04, 0x7f,             /* add al, 7fh: OF */
+                             0x9e,                   /* sahf */
+                             0x41, 0x8b, 0xc1};      /* mov eax, r9d */
+    for (size_t i = 0; i < sizeof begin; i++)
+        emit_u8(&t->e, begin[i]);
     emit_op_mem(&t->e, (struct host_op){.opcode = 0x03, .reg = H_RAX, .rex_w = true},
                 hot_mem(HOT_TSC_DELTA));
-    for (size_t i = 0; i < sizeof split; i++)
-        emit_u8(&t->e, split[i]);
+    for (size_t i = 0; i < sizeof end; i++)
+        emit_u8(&t->e, end[i]);
 }
 
 static void lower_rdtsc(struct translation *t, const struct bt_tinsn *ti) {
     bool denied = t->cpl == 3 && (t->bt->cpu->cr4 & CR4_TSD);
     if (!t->bt->tsc_inline || denied)
         lower_emulate(t, ti->eip);
-    else if (ti->live_after == 0)
-        lower_rdtsc_inline(t);
     else
-        lower_callout(t, CO_RDTSC, ti->eip, true);
+        lower_rdtsc_inline(t);
+}
+
+static void lower_invlpg(struct translation *t, const struct bt_tinsn *ti) {
+    struct host_mem m = lower_mem(t, &ti->in, 0);
+    m.window = false;
+    emit_lea32(&t->e, H_R9, m);
+    emit_store32(&t->e, hot_mem(HOT_ARG0), H_R9);
+    lower_callout(t, CO_INVLPG, ti->eip, true);
 }
 
 static void lower_leaving(struct translation *t, unsigned callout, u32 eip) {
@@ -162,6 +175,9 @@ void bt_lower_system(struct translation *t, const struct bt_tinsn *ti) {
         break;
     case BT_CLASS_SYSEXIT:
         lower_leaving(t, CO_SYSEXIT, ti->eip);
+        break;
+    case BT_CLASS_INVLPG:
+        lower_invlpg(t, ti);
         break;
     default:
         lower_rdtsc(t, ti);

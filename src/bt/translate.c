@@ -1,6 +1,5 @@
 /*
- * translate.c: makes one translation unit: decode and classify straight on, one backward pass for
- * live flags, lower, record the PC table, verify, publish.
+ * translate.c: makes one translation unit: decode and classify straight on, lower, record the PC table, verify, publish.
  */
 #include "bt/bt_internal.h"
 
@@ -125,41 +124,6 @@ static void decode_unit(struct translation *t) {
     t->guest_bytes = last->eip + last->in.length - t->eip;
 }
 
-/* An instruction at which the guest may see the flags: in a fault frame, or after leaving. */
-static bool shows_flags(const struct bt_tinsn *ti) {
-    switch (ti->class) {
-    case BT_CLASS_NOP:
-    case BT_CLASS_LEA:
-        return false;
-    case BT_CLASS_PLAIN:
-    case BT_CLASS_INCDEC:
-        if (ti->in.mnemonic == ZYDIS_MNEMONIC_DIV || ti->in.mnemonic == ZYDIS_MNEMONIC_IDIV)
-            return true;
-        break;
-    case BT_CLASS_MOV:
-        break;
-    default:
-        return true;
-    }
-    for (unsigned i = 0; i < ti->in.op_count; i++)
-        if (ti->in.op[i].type == OP_MEM || ti->in.op[i].reg_class == RC_SEG)
-            return true;
-    return ti->adapted;
-}
-
-static void compute_liveness(struct translation *t) {
-    u16 live = F_ARITH;
-    for (u32 i = t->count; i-- > 0;) {
-        struct bt_tinsn *ti = &t->insn[i];
-        ti->live_after = live;
-        u16 read, written;
-        bt_flags_of(&ti->in, &read, &written);
-        live = (u16)((live & ~written) | read);
-        if (shows_flags(ti))
-            live = F_ARITH;
-    }
-}
-
 /* Counts the unit's instructions against the budget; flags survive on the return stack. */
 static void emit_icount(struct translation *t) {
     struct emit *e = &t->e;
@@ -183,7 +147,6 @@ static void emit_icount(struct translation *t) {
 
 static void emit_unit(struct translation *t, struct bt_unit *u) {
     struct bt *bt = t->bt;
-    compute_liveness(t);
     translation_note_pc(t, 0, RECOVER_PLAIN, 0);
     lower_eip_check(t, t->eip, HOT_STUB_INDIRECT_MISS);
     u->host_direct = (u32)(t->e.p - bt->cache_rw);

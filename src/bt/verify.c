@@ -136,12 +136,15 @@ static u32 match_pushf(const struct verifier *v, u32 offset) {
     return matched(v, offset, &c);
 }
 
-/* rdtsc; shl rdx,32; or rax,rdx; add rax,[r15+HOT_TSC_DELTA]; mov rdx,rax; shr rdx,32; mov eax,eax */
+/* lahf; seto al; movzx r8d,ax; rdtsc; shl rdx,32; or rax,rdx; add rax,[r15+HOT_TSC_DELTA];
+ * mov rdx,rax; shr rdx,32; mov r9d,eax; mov eax,r8d; add al,7fh; sahf; mov eax,r9d */
 static u32 match_rdtsc(const struct verifier *v, u32 offset) {
     struct cursor c = cursor_at(v, offset);
+    TAKE(&c, 0x9f, 0x0f, 0x90, 0xc0, 0x44, 0x0f, 0xb7, 0xc0);
     TAKE(&c, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x48, 0x09, 0xd0, 0x49, 0x03, 0x87);
     take_u32(&c, HOT_TSC_DELTA);
-    TAKE(&c, 0x48, 0x89, 0xc2, 0x48, 0xc1, 0xea, 0x20, 0x89, 0xc0);
+    TAKE(&c, 0x48, 0x89, 0xc2, 0x48, 0xc1, 0xea, 0x20);
+    TAKE(&c, 0x44, 0x8b, 0xc8, 0x41, 0x8b, 0xc0, 0x04, 0x7f, 0x9e, 0x41, 0x8b, 0xc1);
     return matched(v, offset, &c);
 }
 
@@ -166,9 +169,9 @@ static bool callout_returns(u32 callout) {
     case CO_LOAD_FS:
     case CO_LOAD_GS:
     case CO_POPF:
-    case CO_RDTSC:
     case CO_ACCESS:
     case CO_STRING:
+    case CO_INVLPG:
         return true;
     default:
         return false;

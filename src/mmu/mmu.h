@@ -91,6 +91,9 @@ void mmu_cr3_loaded(struct cpu *cpu);
 /* CR0.PG/WP, CR4.PSE/PAE/PGE/SMEP/SMAP or EFER.NXE changed: all translations die. */
 void mmu_mode_changed(struct cpu *cpu);
 void mmu_invlpg(struct cpu *cpu, struct glin lin);
+/* True when mmu_invlpg for this address changes no host mapping and calls no library function, so
+ * that a light callout may make it. */
+bool mmu_invlpg_is_light(const struct cpu *cpu, struct glin lin);
 
 /* ---- Translated-code tracking (code.c) ---- */
 

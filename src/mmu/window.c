@@ -319,6 +319,11 @@ void mmu_windows_invlpg(struct cpu *cpu, u32 lin) {
         ws->pending[ws->pending_count++] = lin;
 }
 
+bool mmu_invlpg_is_light(const struct cpu *cpu, struct glin lin) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    return !ws || !window_region(ws, &ws->window[0], (u32)lin.v >> REGION_SHIFT);
+}
+
 bool mmu_user_window_pending(const struct cpu *cpu) {
     const struct mmu_windows *ws = cpu->mmu->windows;
     return ws && (ws->stale || ws->pending_count);

@@ -35,14 +35,6 @@ static void say_line(void *opaque, const char *line) {
 
 /* ---- Commands ---- */
 
-static void to_counter_line(void *opaque, const char *line) {
-    say_line(opaque, line);
-}
-
-static bool command_is(const char *line, const char *name) {
-    return !strcmp(line, name);
-}
-
 static void examine(struct vm *vm, const char *args, void (*print)(void *, const char *),
                     void *opaque) {
     unsigned long lin = 0, words = 4;
@@ -84,31 +76,31 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
         line++;
     if (!*line)
         return;
-    if (command_is(line, "quit") || command_is(line, "q")) {
+    if (!strcmp(line, "quit") || !strcmp(line, "q")) {
         vm->finished = true;
         vm->exit_status = 0;
-    } else if (command_is(line, "info registers")) {
+    } else if (!strcmp(line, "info registers")) {
         cpu_dump(vm->cpu, print, opaque);
-    } else if (command_is(line, "info stats")) {
+    } else if (!strcmp(line, "info stats")) {
         mon_stats_print(vm, print, opaque);
-    } else if (command_is(line, "info units")) {
+    } else if (!strcmp(line, "info units")) {
         print_units(vm, print, opaque);
-    } else if (command_is(line, "info status")) {
+    } else if (!strcmp(line, "info status")) {
         print(opaque, vm->paused ? "VM status: paused" : "VM status: running");
-    } else if (command_is(line, "stop")) {
+    } else if (!strcmp(line, "stop")) {
         vm->paused = true;
         mon_clock_pause(vm);
-    } else if (command_is(line, "cont") || command_is(line, "c")) {
+    } else if (!strcmp(line, "cont") || !strcmp(line, "c")) {
         vm->paused = false;
         mon_clock_resume(vm);
         vm->stop = 1;
-    } else if (command_is(line, "system_reset")) {
+    } else if (!strcmp(line, "system_reset")) {
         vm->reset_wanted = true;
         vm->stop = 1;
     } else if (!strncmp(line, "x ", 2)) {
         examine(vm, line + 2, print, opaque);
     } else {
-        if (!command_is(line, "help") && !command_is(line, "?"))
+        if (strcmp(line, "help") && strcmp(line, "?"))
             print(opaque, "unknown command");
         print(opaque, "info registers|stats|units|status, stop, cont, system_reset, x ADDRESS "
                       "[WORDS], quit");
@@ -120,7 +112,7 @@ static void run_line(struct vm *vm) {
     c->line[c->length] = 0;
     c->length = 0;
     say(vm, "\r\n");
-    mon_console_command(vm, c->line, to_counter_line, vm);
+    mon_console_command(vm, c->line, say_line, vm);
     if (c->active && !vm->finished)
         say(vm, PROMPT);
 }

@@ -17,7 +17,7 @@ static enum mon_exit interp_engine_run(struct vm *vm) {
         max = INTERP_WINDOW_INSNS;
     if (vm->clock.icount)
         max = MIN(max, mon_clock_budget(vm, mon_next_deadline_ns(vm)));
-    enum mon_exit why = mon_interp_exit(vm, interp_run(vm->interp, vm->cpu, max, &vm->stop));
+    enum mon_exit why = mon_interp_exit(interp_run(vm->interp, vm->cpu, max, &vm->stop));
     if (vm->clock.icount && mon_clock_now_ns(vm) >= mon_next_deadline_ns(vm))
         vm->stop = 1;
     return why;

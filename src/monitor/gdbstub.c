@@ -412,7 +412,7 @@ static bool resume_packet(struct vm *vm, const char *p) {
 }
 
 static void handle_packet(struct vm *vm, const char *p) {
-    static char reply[REPLY_BYTES];
+    char reply[REPLY_BYTES];
     reply[0] = 0;
     switch (p[0]) {
     case '?':

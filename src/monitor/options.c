@@ -22,8 +22,13 @@
 
 enum { NO_ARG, ARG };
 struct option_row;
-typedef enum mon_parse_result option_handler(struct mon_options *o, const struct option_row *row,
-                                             const char *arg);
+/* One option met on the command line. */
+struct met {
+    struct mon_options *o;
+    const struct option_row *row;
+    const char *arg; /* NULL for options without one */
+};
+typedef enum mon_parse_result option_handler(const struct met *met);
 struct option_row {
     const char *name;
     u8 arg;
@@ -105,90 +110,99 @@ static void first_item(const char *list, char *out, size_t out_bytes) {
 }
 
 /* ---- Handlers ---- */
-#define HANDLER(name)                                                                              \
-    static enum mon_parse_result name(struct mon_options *o __attribute__((unused)),               \
-                                      const struct option_row *row __attribute__((unused)),        \
-                                      const char *arg __attribute__((unused)))
-
-HANDLER(accept_silently) {
+static enum mon_parse_result accept_silently(const struct met *met) {
+    (void)met;
     return MON_PARSE_RUN;
 }
-HANDLER(warn_ignored) {
-    log_warn("-%s has no effect here", row->name);
+static enum mon_parse_result warn_ignored(const struct met *met) {
+    log_warn("-%s has no effect here", met->row->name);
     return MON_PARSE_RUN;
 }
-HANDLER(not_supported) {
-    return fail("-%s: not supported", row->name);
+static enum mon_parse_result not_supported(const struct met *met) {
+    return fail("-%s: not supported", met->row->name);
 }
-HANDLER(disks_not_supported) {
-    return fail("-%s: disks are not supported", row->name);
-}
-
-HANDLER(set_kernel) {
-    return o->kernel = arg, MON_PARSE_RUN;
-}
-HANDLER(set_initrd) {
-    return o->initrd = arg, MON_PARSE_RUN;
-}
-HANDLER(set_append) {
-    return o->append = arg, MON_PARSE_RUN;
-}
-HANDLER(set_nographic) {
-    return o->nographic = true, MON_PARSE_RUN;
-}
-HANDLER(set_no_reboot) {
-    return o->no_reboot = true, MON_PARSE_RUN;
-}
-HANDLER(set_no_shutdown) {
-    return o->no_shutdown = true, MON_PARSE_RUN;
-}
-HANDLER(set_nodefaults) {
-    return o->nodefaults = true, MON_PARSE_RUN;
-}
-HANDLER(set_paused) {
-    return o->start_paused = true, MON_PARSE_RUN;
-}
-HANDLER(set_trace_file) {
-    return o->trace_file = arg, MON_PARSE_RUN;
-}
-HANDLER(set_pidfile) {
-    return o->pidfile = arg, MON_PARSE_RUN;
-}
-HANDLER(set_stats) {
-    return o->stats = true, MON_PARSE_RUN;
-}
-HANDLER(set_verify) {
-    return o->bt.verify = true, MON_PARSE_RUN;
-}
-HANDLER(set_lockstep) {
-    return o->bt.lockstep = true, MON_PARSE_RUN;
+static enum mon_parse_result disks_not_supported(const struct met *met) {
+    return fail("-%s: disks are not supported", met->row->name);
 }
 
-HANDLER(set_lockstep_all) {
-    o->bt.lockstep = o->lockstep_all = true;
+static enum mon_parse_result set_kernel(const struct met *met) {
+    met->o->kernel = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_initrd(const struct met *met) {
+    met->o->initrd = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_append(const struct met *met) {
+    met->o->append = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_nographic(const struct met *met) {
+    met->o->nographic = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_no_reboot(const struct met *met) {
+    met->o->no_reboot = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_no_shutdown(const struct met *met) {
+    met->o->no_shutdown = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_nodefaults(const struct met *met) {
+    met->o->nodefaults = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_paused(const struct met *met) {
+    met->o->start_paused = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_trace_file(const struct met *met) {
+    met->o->trace_file = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_pidfile(const struct met *met) {
+    met->o->pidfile = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_stats(const struct met *met) {
+    met->o->stats = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_verify(const struct met *met) {
+    met->o->bt.verify = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_lockstep(const struct met *met) {
+    met->o->bt.lockstep = true;
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_cpu) {
-    if (!strcmp(arg, "help") || !strcmp(arg, "?")) {
+static enum mon_parse_result set_lockstep_all(const struct met *met) {
+    met->o->bt.lockstep = met->o->lockstep_all = true;
+    return MON_PARSE_RUN;
+}
+
+static enum mon_parse_result set_cpu(const struct met *met) {
+    if (!strcmp(met->arg, "help") || !strcmp(met->arg, "?")) {
         mon_cpu_help();
         return MON_PARSE_DONE;
     }
-    o->cpu = arg;
+    met->o->cpu = met->arg;
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_memory) {
+static enum mon_parse_result set_memory(const struct met *met) {
     char text[64];
-    if (!property(arg, "size", text, sizeof text))
-        first_item(arg, text, sizeof text);
+    if (!property(met->arg, "size", text, sizeof text))
+        first_item(met->arg, text, sizeof text);
     u64 bytes;
     if (!mon_parse_size(text, 1 << 20, &bytes))
-        return fail("-m: '%s' is not a size (use -m N, in MiB, or N with K, M or G)", arg);
+        return fail("-m: '%s' is not a size (use -m N, in MiB, or N with K, M or G)", met->arg);
     if (bytes < MIN_RAM_BYTES || bytes > MAX_RAM_BYTES)
-        return fail("-m: '%s' is out of range: the machine takes %llu MiB to %llu MiB", arg,
+        return fail("-m: '%s' is out of range: the machine takes %llu MiB to %llu MiB", met->arg,
                     MIN_RAM_BYTES >> 20, MAX_RAM_BYTES >> 20);
-    o->ram_bytes = bytes & ~(u64)PAGE_OFFSET_MASK;
+    met->o->ram_bytes = bytes & ~(u64)PAGE_OFFSET_MASK;
     return MON_PARSE_RUN;
 }
 
@@ -211,31 +225,32 @@ static enum mon_parse_result choose_accel(struct mon_options *o, const char *lis
     return fail("-accel: invalid accelerator '%s' (bt, interp)", list);
 }
 
-HANDLER(set_accel) {
+static enum mon_parse_result set_accel(const struct met *met) {
     char text[64];
-    if (!property(arg, "accel", text, sizeof text))
-        first_item(arg, text, sizeof text);
+    if (!property(met->arg, "accel", text, sizeof text))
+        first_item(met->arg, text, sizeof text);
     if (!strcmp(text, "help") || !strcmp(text, "?")) {
         printf("Accelerators supported in ringfold binary:\n"
                "bt       ring compression and binary translation (default; alias: tcg)\n"
                "interp   the reference interpreter\n");
         return MON_PARSE_DONE;
     }
-    return choose_accel(o, text);
+    return choose_accel(met->o, text);
 }
 
-HANDLER(set_machine) {
+static enum mon_parse_result set_machine(const struct met *met) {
     static const char *const names[] = {"pc", "q35", "isapc", "microvm", "none"};
     char text[64];
-    if (!property(arg, "type", text, sizeof text))
-        first_item(arg, text, sizeof text);
+    if (!property(met->arg, "type", text, sizeof text))
+        first_item(met->arg, text, sizeof text);
     if (!strcmp(text, "help") || !strcmp(text, "?")) {
         printf("Supported machines are:\n"
                "pc                   Standard PC (i440FX + PIIX, 1996) (default)\n");
         return MON_PARSE_DONE;
     }
     char accel[64];
-    if (property(arg, "accel", accel, sizeof accel) && choose_accel(o, accel) != MON_PARSE_RUN)
+    if (property(met->arg, "accel", accel, sizeof accel) &&
+        choose_accel(met->o, accel) != MON_PARSE_RUN)
         return MON_PARSE_ERROR;
     bool good = strchr(text, '=') || !strncmp(text, "pc-i440fx", 9);
     for (unsigned i = 0; i < ARRAY_LEN(names); i++)
@@ -248,31 +263,31 @@ HANDLER(set_machine) {
                 : fail("-machine: unsupported machine type '%s' (use -machine help)", text);
 }
 
-HANDLER(set_smp) {
+static enum mon_parse_result set_smp(const struct met *met) {
     char text[64];
-    if (!property(arg, "cpus", text, sizeof text))
-        first_item(arg, text, sizeof text);
+    if (!property(met->arg, "cpus", text, sizeof text))
+        first_item(met->arg, text, sizeof text);
     u64 cpus;
     if (!parse_unsigned(text, 1u << 20, &cpus) || !cpus)
-        return fail("-smp: '%s' is not a number of CPUs", arg);
+        return fail("-smp: '%s' is not a number of CPUs", met->arg);
     if (cpus != 1)
         return fail("-smp: the machine has one CPU, not %llu", (unsigned long long)cpus);
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_display) {
+static enum mon_parse_result set_display(const struct met *met) {
     char text[64];
-    first_item(arg, text, sizeof text);
+    first_item(met->arg, text, sizeof text);
     if (strcmp(text, "none"))
-        log_warn("-%s %s: there is no display", row->name, text);
+        log_warn("-%s %s: there is no display", met->row->name, text);
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_none_only) {
+static enum mon_parse_result set_none_only(const struct met *met) {
     char text[64];
-    first_item(arg, text, sizeof text);
+    first_item(met->arg, text, sizeof text);
     if (strcmp(text, "none") && strcmp(text, "null"))
-        log_warn("-%s %s has no effect here", row->name, text);
+        log_warn("-%s %s has no effect here", met->row->name, text);
     return MON_PARSE_RUN;
 }
 
@@ -294,24 +309,24 @@ static bool parse_chardev(const char *arg, struct mon_chardev_option *out) {
     return true;
 }
 
-HANDLER(set_serial) {
+static enum mon_parse_result set_serial(const struct met *met) {
     struct mon_chardev_option c;
-    if (!parse_chardev(arg, &c))
+    if (!parse_chardev(met->arg, &c))
         return fail("-serial: '%s' is not supported (stdio, mon:stdio, file:PATH, null, none)",
-                    arg);
-    if (o->serial_count == ARRAY_LEN(o->serial))
-        return fail("-serial: the machine has %zu serial ports", ARRAY_LEN(o->serial));
-    o->serial[o->serial_count++] = c;
+                    met->arg);
+    if (met->o->serial_count == ARRAY_LEN(met->o->serial))
+        return fail("-serial: the machine has %zu serial ports", ARRAY_LEN(met->o->serial));
+    met->o->serial[met->o->serial_count++] = c;
     return MON_PARSE_RUN;
 }
-HANDLER(set_monitor) {
-    if (!parse_chardev(arg, &o->monitor) || o->monitor.kind == MON_CHR_FILE)
-        return fail("-monitor: '%s' is not supported (stdio, null, none)", arg);
+static enum mon_parse_result set_monitor(const struct met *met) {
+    if (!parse_chardev(met->arg, &met->o->monitor) || met->o->monitor.kind == MON_CHR_FILE)
+        return fail("-monitor: '%s' is not supported (stdio, null, none)", met->arg);
     return MON_PARSE_RUN;
 }
-HANDLER(set_debugcon) {
-    if (!parse_chardev(arg, &o->debugcon))
-        return fail("-debugcon: '%s' is not supported (stdio, file:PATH, null, none)", arg);
+static enum mon_parse_result set_debugcon(const struct met *met) {
+    if (!parse_chardev(met->arg, &met->o->debugcon))
+        return fail("-debugcon: '%s' is not supported (stdio, file:PATH, null, none)", met->arg);
     return MON_PARSE_RUN;
 }
 
@@ -322,112 +337,113 @@ static enum mon_parse_result device_number(const char *arg, const char *key, u64
     return MON_PARSE_RUN;
 }
 
-HANDLER(add_device) {
+static enum mon_parse_result add_device(const struct met *met) {
     char name[64];
-    if (!property(arg, "driver", name, sizeof name))
-        first_item(arg, name, sizeof name);
+    if (!property(met->arg, "driver", name, sizeof name))
+        first_item(met->arg, name, sizeof name);
     if (!strcmp(name, "help") || !strcmp(name, "?")) {
         printf("name \"isa-debug-exit\", bus ISA\nname \"pc-testdev\", bus ISA\n");
         return MON_PARSE_DONE;
     }
     if (!strcmp(name, "pc-testdev")) {
-        o->testdev = true;
+        met->o->testdev = true;
         return MON_PARSE_RUN;
     }
     if (strcmp(name, "isa-debug-exit"))
-        return fail("-device %s: '%s' is not a valid device model name", arg, name);
-    u64 base = o->debug_exit_iobase, size = o->debug_exit_iosize;
-    if (device_number(arg, "iobase", 0xffff, &base) != MON_PARSE_RUN ||
-        device_number(arg, "iosize", 8, &size) != MON_PARSE_RUN)
+        return fail("-device %s: '%s' is not a valid device model name", met->arg, name);
+    u64 base = met->o->debug_exit_iobase, size = met->o->debug_exit_iosize;
+    if (device_number(met->arg, "iobase", 0xffff, &base) != MON_PARSE_RUN ||
+        device_number(met->arg, "iosize", 8, &size) != MON_PARSE_RUN)
         return MON_PARSE_ERROR;
-    o->debug_exit = true;
-    o->debug_exit_iobase = (u16)base;
-    o->debug_exit_iosize = (u8)size;
+    met->o->debug_exit = true;
+    met->o->debug_exit_iobase = (u16)base;
+    met->o->debug_exit_iosize = (u8)size;
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_gdb) {
-    if (!strcmp(arg, "none")) {
-        o->gdb_port = 0;
+static enum mon_parse_result set_gdb(const struct met *met) {
+    if (!strcmp(met->arg, "none")) {
+        met->o->gdb_port = 0;
         return MON_PARSE_RUN;
     }
     char text[128];
-    first_item(arg, text, sizeof text);
+    first_item(met->arg, text, sizeof text);
     const char *colon = strrchr(text, ':');
     u64 port;
     if (strncmp(text, "tcp:", 4) || !colon || !parse_unsigned(colon + 1, 65535, &port) || !port)
-        return fail("-gdb: '%s' is not supported (tcp::PORT)", arg);
-    o->gdb_port = (u16)port;
+        return fail("-gdb: '%s' is not supported (tcp::PORT)", met->arg);
+    met->o->gdb_port = (u16)port;
     return MON_PARSE_RUN;
 }
-HANDLER(set_gdb_default) {
-    return o->gdb_port = 1234, MON_PARSE_RUN;
+static enum mon_parse_result set_gdb_default(const struct met *met) {
+    met->o->gdb_port = 1234;
+    return MON_PARSE_RUN;
 }
 
-HANDLER(set_trace) {
+static enum mon_parse_result set_trace(const struct met *met) {
     const char *bad = NULL;
-    if (!trace_parse(arg, &bad))
+    if (!trace_parse(met->arg, &bad))
         return fail("-d: unknown category '%.*s' (-d help lists them)",
-                    (int)strcspn(bad ? bad : arg, ","), bad ? bad : arg);
-    o->trace_list = arg;
-    return strstr(arg, "help") ? MON_PARSE_DONE : MON_PARSE_RUN;
+                    (int)strcspn(bad ? bad : met->arg, ","), bad ? bad : met->arg);
+    met->o->trace_list = met->arg;
+    return strstr(met->arg, "help") ? MON_PARSE_DONE : MON_PARSE_RUN;
 }
 
-HANDLER(set_trace_filter) {
-    if (!trace_filter_parse(arg))
+static enum mon_parse_result set_trace_filter(const struct met *met) {
+    if (!trace_filter_parse(met->arg))
         return fail("-dfilter: '%s' is not a list of ranges (START..END, START+BYTES, START-BYTES)",
-                    arg);
+                    met->arg);
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_rtc) {
+static enum mon_parse_result set_rtc(const struct met *met) {
     char text[64];
-    if (!property(arg, "base", text, sizeof text) || !strcmp(text, "utc"))
+    if (!property(met->arg, "base", text, sizeof text) || !strcmp(text, "utc"))
         return MON_PARSE_RUN;
     struct tm tm = {0};
     if (!strcmp(text, "localtime")) {
         time_t now = time(NULL);
         localtime_r(&now, &tm);
-        o->rtc_epoch_s = (i64)timegm(&tm);
+        met->o->rtc_epoch_s = (i64)timegm(&tm);
     } else {
         char *end = strptime(text, strchr(text, 'T') ? "%Y-%m-%dT%H:%M:%S" : "%Y-%m-%d", &tm);
         if (!end || *end)
             return fail("-rtc: '%s' is not a date (YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS)", text);
-        o->rtc_epoch_s = (i64)timegm(&tm);
+        met->o->rtc_epoch_s = (i64)timegm(&tm);
     }
-    o->rtc_set = true;
+    met->o->rtc_set = true;
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_icount) {
+static enum mon_parse_result set_icount(const struct met *met) {
     char text[256];
     u64 shift = 0;
-    if (property(arg, "shift", text, sizeof text) && strcmp(text, "auto") &&
+    if (property(met->arg, "shift", text, sizeof text) && strcmp(text, "auto") &&
         !parse_unsigned(text, 10, &shift))
         return fail("-icount: '%s' is not a shift (0 to 10)", text);
-    o->icount = true;
-    o->icount_shift = (u8)shift;
-    if (property(arg, "rr", text, sizeof text)) {
+    met->o->icount = true;
+    met->o->icount_shift = (u8)shift;
+    if (property(met->arg, "rr", text, sizeof text)) {
         bool record = !strcmp(text, "record");
         if (!record && strcmp(text, "replay"))
             return fail("-icount: rr must be record or replay, not '%s'", text);
-        if (!property(arg, "rrfile", text, sizeof text))
+        if (!property(met->arg, "rrfile", text, sizeof text))
             return fail("-icount: rr needs rrfile=PATH");
-        o->rr = record ? MON_RR_RECORD : MON_RR_REPLAY;
-        o->rr_file = strdup(text);
+        met->o->rr = record ? MON_RR_RECORD : MON_RR_REPLAY;
+        met->o->rr_file = strdup(text);
     }
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_echr) {
+static enum mon_parse_result set_echr(const struct met *met) {
     u64 code;
-    if (!parse_unsigned(arg, 255, &code))
-        return fail("-echr: '%s' is not a character code", arg);
-    o->escape_char = (u8)code;
+    if (!parse_unsigned(met->arg, 255, &code))
+        return fail("-echr: '%s' is not a character code", met->arg);
+    met->o->escape_char = (u8)code;
     return MON_PARSE_RUN;
 }
 
-HANDLER(switch_off) {
+static enum mon_parse_result switch_off(const struct met *met) {
     static const struct {
         const char *name;
         size_t offset;
@@ -439,38 +455,39 @@ HANDLER(switch_off) {
         {"no-foresight", offsetof(struct bt_config, foresight)},
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
-        if (!strcmp(row->name, rows[i].name))
-            *(bool *)((u8 *)&o->bt + rows[i].offset) = false;
+        if (!strcmp(met->row->name, rows[i].name))
+            *(bool *)((u8 *)&met->o->bt + rows[i].offset) = false;
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_hot) {
+static enum mon_parse_result set_hot(const struct met *met) {
     u64 n;
-    if (!parse_unsigned(arg, 1u << 30, &n))
-        return fail("-hot: '%s' is not a number of executions", arg);
-    o->bt.hot_threshold = (u32)n;
+    if (!parse_unsigned(met->arg, 1u << 30, &n))
+        return fail("-hot: '%s' is not a number of executions", met->arg);
+    met->o->bt.hot_threshold = (u32)n;
     return MON_PARSE_RUN;
 }
 
-HANDLER(set_cache) {
+static enum mon_parse_result set_cache(const struct met *met) {
     u64 bytes;
-    if (!mon_parse_size(arg, 1 << 20, &bytes))
-        return fail("-cache: '%s' is not a size", arg);
+    if (!mon_parse_size(met->arg, 1 << 20, &bytes))
+        return fail("-cache: '%s' is not a size", met->arg);
     if (bytes < MIN_CACHE_BYTES || bytes > MAX_CACHE_BYTES)
-        return fail("-cache: '%s' is out of range: %llu MiB to %llu MiB", arg,
+        return fail("-cache: '%s' is out of range: %llu MiB to %llu MiB", met->arg,
                     MIN_CACHE_BYTES >> 20, MAX_CACHE_BYTES >> 20);
-    o->bt.cache_bytes = bytes;
+    met->o->bt.cache_bytes = bytes;
     return MON_PARSE_RUN;
 }
 
-HANDLER(print_version) {
+static enum mon_parse_result print_version(const struct met *met) {
+    (void)met;
     /* The second form is what scripts that drive QEMU look for. */
     printf("ringfold version " RINGFOLD_VERSION " (QEMU emulator version " QEMU_VERSION
            " compatible command line)\n");
     return MON_PARSE_DONE;
 }
 
-HANDLER(print_help);
+static enum mon_parse_result print_help(const struct met *met);
 
 /* ---- The table ---- */
 static const struct option_row options[] = {
@@ -603,8 +620,8 @@ static const struct option_row options[] = {
     {"mtdblock", ARG, disks_not_supported, NULL},
 };
 
-HANDLER(print_help) {
-    print_version(o, row, arg);
+static enum mon_parse_result print_help(const struct met *met) {
+    print_version(met);
     printf("usage: ringfold [options]\n\nStandard options:\n");
     for (unsigned i = 0; i < ARRAY_LEN(options); i++)
         if (options[i].help)
@@ -673,7 +690,7 @@ enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_option
     for (int i = 1; i < argc; i++) {
         const char *text = argv[i];
         if (text[0] != '-' || !text[1])
-            return disks_not_supported(o, &(struct option_row){.name = "hda"}, text);
+            return disks_not_supported(&(struct met){.row = find_option("hda")});
         const char *name = text + 1 + (text[1] == '-');
         const struct option_row *row = find_option(name);
         if (!row)
@@ -684,7 +701,7 @@ enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_option
                 return fail("%s: requires an argument", text);
             arg = argv[++i];
         }
-        enum mon_parse_result r = row->handle(o, row, arg);
+        enum mon_parse_result r = row->handle(&(struct met){o, row, arg});
         if (r != MON_PARSE_RUN)
             return r;
     }

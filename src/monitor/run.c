@@ -11,7 +11,7 @@
 /* ---- Exits ---- */
 
 /* What an interpreter result means to the loop. Faults are delivered here. */
-enum mon_exit mon_interp_exit(struct vm *vm, enum interp_result result) {
+enum mon_exit mon_interp_exit(enum interp_result result) {
     switch (result) {
     case INTERP_FAULT:
         return MON_EXIT_FAULT;
@@ -22,7 +22,6 @@ enum mon_exit mon_interp_exit(struct vm *vm, enum interp_result result) {
     case INTERP_REP_MORE:
         break;
     }
-    (void)vm;
     return MON_EXIT_STEPPED;
 }
 

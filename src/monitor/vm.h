@@ -251,7 +251,7 @@ static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
 }
 
 /* run.c: shared with lockstep.c */
-enum mon_exit mon_interp_exit(struct vm *vm, enum interp_result result);
+enum mon_exit mon_interp_exit(enum interp_result result);
 
 /* lockstep.c */
 bool mon_lockstep_open(struct vm *vm, struct mon_error *err);

@@ -268,7 +268,8 @@ static void emit_form(struct emit *e, unsigned form) {
         emit_load64(e, H_R9, hot_mem(HOT_STI_POLL));
         break;
     case 8:
-        emit_store32(e, stack_mem(-4), H_RDI);
+        m = (struct host_mem){.base = H_R12, .index = H_NONE, .disp = -4, .window = true};
+        emit_store32(e, m, H_RDI);
         break;
     case 9:
         emit_store_imm32(e, hot_mem(HOT_ARG1), 0xcafef00d);
