@@ -200,6 +200,8 @@ struct cpu {
     const struct cpu_bus *bus;
     struct mmu *mmu;
     void *owner; /* the monitor's VM; opaque to everyone below */
+    /* Private to ringcomp's fast paths; empty (all zero) whenever nothing is known. */
+    u64 ringcomp_area[40];
 };
 
 /* Allocates a zeroed CPU at the start of a page, followed by the safepoint page and the poison page

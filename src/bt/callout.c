@@ -49,6 +49,7 @@ void hot_forget_segments(struct cpu *cpu) {
             (struct bt_segment_cache){.descriptor = (u64)&null_descriptor, .minus_value = 1};
         bt->known_segment[i][0].descriptor = bt->known_segment[i][1].descriptor = NULL;
     }
+    rc_fast_forget(cpu);
 }
 
 static const u8 cached_segment[4] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
@@ -347,6 +348,7 @@ static u64 co_invlpg(struct cpu *cpu, u32 eip) {
     if (!mmu_invlpg_is_light(cpu, lin))
         return co_leave_emulate(cpu, eip);
     mmu_invlpg(cpu, lin);
+    hot_forget_segments(cpu);
     return 0;
 }
 
@@ -373,7 +375,7 @@ static u64 co_int(struct cpu *cpu, u32 eip) {
     u16 task = cpu->seg[SEG_TR].selector;
     cpu->eip = eip;
     hot_store_flags(cpu);
-    bool ok = rc_deliver(cpu, (u8)hot->arg0, RC_SOFTWARE, false, 0, hot->arg1);
+    bool ok = rc_fast_int(cpu, (u8)hot->arg0, hot->arg1);
     return transferred_from_task(cpu, task, ok);
 }
 
@@ -381,7 +383,7 @@ static u64 co_iret(struct cpu *cpu, u32 eip) {
     u16 task = cpu->seg[SEG_TR].selector;
     cpu->eip = eip;
     hot_store_flags(cpu);
-    bool ok = rc_iret(cpu, 4, bt_hot(cpu)->arg1);
+    bool ok = rc_fast_iret(cpu, bt_hot(cpu)->arg1);
     return transferred_from_task(cpu, task, ok);
 }
 

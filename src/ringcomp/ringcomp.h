@@ -81,6 +81,15 @@ static inline bool rc_interruptible(const struct cpu *cpu) {
     return (cpu->eflags & F_IF) && !cpu->shadow;
 }
 
+/* INT n and IRET (32-bit) for an engine that makes many in a row (fast.c): like rc_deliver with
+ * RC_SOFTWARE and rc_iret, but what a transfer between ring 3 and ring 0 found in the descriptor
+ * tables is remembered, and used again while every entry involved still has the same value. The
+ * engine calls rc_fast_forget after anything that may change how the tables' addresses translate
+ * (CR3, INVLPG, LGDT, LIDT, LTR, ...) and before the first call. */
+bool rc_fast_int(struct cpu *cpu, u8 vector, u32 next_eip);
+bool rc_fast_iret(struct cpu *cpu, u32 next_eip);
+void rc_fast_forget(struct cpu *cpu);
+
 /* ---- Flags (flags.c) ---- */
 /* POPF image rules by CPL and IOPL (and VME-less V86): returns the new eflags, or #GP. */
 bool rc_popf(struct cpu *cpu, u32 image, unsigned op_bytes);

@@ -80,6 +80,8 @@ static void instructions(u32 ring) {
         bool has = announced(features[i].leaf, features[i].bit);
         if (has && features[i].leaf == L1C && features[i].bit >= 27 && features[i].bit != 30)
             continue; /* XSAVE and AVX need CR4.OSXSAVE, which is not set here */
+        if (is_tcg() && features[i].code == f_tbm)
+            continue; /* QEMU takes it for a POP */
         u32 vector = run(ring, features[i].code);
         if ((vector == V_DONE) == has && (vector == V_DONE || vector == V_UD))
             continue;

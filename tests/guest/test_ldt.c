@@ -10,9 +10,9 @@
 static u64 ldts[2][8];
 CODE(read_fs, "mov %fs:0,%eax; mov %fs:4,%ebx" DONE);
 CODE(load_fs, "mov %ecx,%fs; mov %fs:0,%eax; mov %fs,%edx" DONE);
-CODE(keeps,
-     "mov %ecx,%fs; mov %fs:0,%eax; movl $0,8(%esi); movl $0,12(%esi); mov %fs:0,%ebx; int $0x92;"
-     "mov %fs:0,%edi" DONE);
+u32 kept[2];
+CODE(keeps, "mov %ecx,%fs; mov %fs:0,%eax; mov %eax,kept; movl $0,8(%esi); movl $0,12(%esi);"
+            "mov %fs:0,%ebx; mov %ebx,kept+4; int $0x92; mov %fs:0,%edi" DONE);
 CODE(ldt_code, "mov %cs,%eax; mov %ds:0,%ebx" DONE);
 
 static bool resume(struct frame *f) {
@@ -66,8 +66,8 @@ void test(void) {
          * hands; the library's frame code takes it there, so that the run ends in that #GP. */
         EQ(vector, V_GP);
         EQ(trap.error, DATA & ~3u);
-        EQ(trap.eax, 0x500 + 16 * table);
-        EQ(trap.ebx, 0x500 + 16 * table);
+        EQ(kept[0], 0x500 + 16 * table);
+        EQ(kept[1], 0x500 + 16 * table);
     }
     /* A register loaded from one LDT, then the other LDT comes into force without a reload. */
     use(0);

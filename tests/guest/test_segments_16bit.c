@@ -13,7 +13,7 @@ __asm__(".pushsection .rodata\n.code16\n.globl code16\ncode16: mov $0x1234,%ax; 
         "add %bx,%ax\n"
         "push %ax; pop %cx; mov %sp,%si; call 1f; mov (0x100),%dx; movl $0x11223344,%edi; movl "
         "%edi,(0x104)\n"
-        "mov $3,%bp; 2: dec %bp; jnz 2b; addr32 mov 4(%esp),%bp; int $0x80\n"
+        "mov $3,%bp; 2: dec %bp; jnz 2b; movzwl %sp,%esp; addr32 mov 4(%esp),%bp; int $0x80\n"
         "1: ret\n.globl code16_end\ncode16_end:\n.code32\n.popsection");
 extern const u8 code16[], code16_end[];
 CODE(push_wrap,
