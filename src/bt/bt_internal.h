@@ -384,6 +384,7 @@ void bt_lower_adapted(struct translation *t, const struct bt_tinsn *ti);
 u64 co_access(struct cpu *cpu, u32 eip);
 u64 co_string(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate(struct cpu *cpu, u32 eip);
+u64 co_leave_kick_inside(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate_inside(struct cpu *cpu, u32 eip); /* from a returning callout */
 /* Pieces shared by the lowering files. */
 /* The guest's stack at ESP + disp. */

@@ -259,6 +259,10 @@ u64 co_leave_emulate(struct cpu *cpu, u32 eip) {
     return leave(cpu, eip, BT_EXIT_EMULATE);
 }
 
+u64 co_leave_kick_inside(struct cpu *cpu, u32 eip) {
+    return leave_inside(cpu, eip, BT_EXIT_KICK);
+}
+
 static u64 co_budget(struct cpu *cpu, u32 eip) { return leave(cpu, eip, BT_EXIT_BUDGET); }
 
 static u64 co_link(struct cpu *cpu, u32 index) {
@@ -346,7 +350,7 @@ static u64 co_popf(struct cpu *cpu, u32 eip) {
 static u64 co_invlpg(struct cpu *cpu, u32 eip) {
     struct glin lin = GLIN(bt_hot(cpu)->arg0);
     if (!mmu_invlpg_is_light(cpu, lin))
-        return co_leave_emulate(cpu, eip);
+        return co_leave_emulate_inside(cpu, eip);
     mmu_invlpg(cpu, lin);
     hot_forget_segments(cpu);
     return 0;

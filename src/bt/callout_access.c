@@ -109,7 +109,8 @@ static u32 string_stretch(struct cpu *cpu, u32 a, u32 want) {
 }
 
 u64 co_string(struct cpu *cpu, u32 eip) {
-    u32 a = bt_hot(cpu)->arg1;
+    const struct bt_hot *hot = bt_hot(cpu);
+    u32 a = hot->arg1;
     u32 left = a & STRING_REP ? (u32)cpu->gpr[R_ECX] : 1;
     while (left) {
         u32 n = string_stretch(cpu, a, left);
@@ -118,6 +119,8 @@ u64 co_string(struct cpu *cpu, u32 eip) {
         left -= n;
         if (a & STRING_REP)
             cpu->gpr[R_ECX] = left;
+        if (left && hot->kick)
+            return co_leave_kick_inside(cpu, eip); /* a REP resumes where it stood */
     }
     return 0;
 }
