@@ -142,7 +142,13 @@ struct bt_slot {
 
 /* The PC table: host offset within the unit -> guest offset, one entry per guest instruction, plus
  * recovery actions. */
-enum bt_recovery { RECOVER_PLAIN, RECOVER_STI };
+enum bt_recovery {
+    RECOVER_PLAIN,
+    RECOVER_STI, /* the poll behind STI: its shadow is in force */
+    RECOVER_POPF /* the poll behind POPF */
+};
+/* Flags that POPF at CPL 0 may not change inline. */
+#define POPF_SLOW_FLAGS (F_ALL & ~(u32)(F_ARITH | F_FIXED | F_IF | F_RF | F_VM))
 struct bt_pc {
     u16 host;       /* offset from the unit's first host byte */
     u8 recovery;    /* enum bt_recovery */
@@ -241,7 +247,7 @@ struct bt {
     struct unwind_entry *unwind; /* what libunwind knows about the cache */
     struct bt_known_segment known_segment[4][2]; /* by callout - CO_LOAD_ES; null or not */
     u32 tsd;           /* CR4.TSD under which RDTSC was translated */
-    bool tsc_inline;   /* RDTSC may be a light callout */
+    bool tsc_inline;   /* RDTSC runs inline */
     u32 breakpoint[BT_MAX_BREAKPOINTS]; /* linear addresses that are left to the emulator */
     unsigned breakpoints;
     struct translation *translation; /* the translator's workspace */
@@ -279,6 +285,9 @@ struct host_op {
 };
 void emit_u8(struct emit *e, u8 v);
 void emit_u32(struct emit *e, u32 v);
+void emit_bytes(struct emit *e, const u8 *bytes, size_t count);
+#define EMIT_BYTES(e, ...)                                                                         \
+    emit_bytes(e, (const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}))
 void emit_imm(struct emit *e, u64 v, unsigned bytes);
 void emit_op_reg(struct emit *e, struct host_op op, u8 rm);
 void emit_op_mem(struct emit *e, struct host_op op, struct host_mem mem);

@@ -30,12 +30,16 @@ void hot_store_flags(struct cpu *cpu) {
                   hot->flag_rest;
 }
 
+/* Where translated code finds the base of FS or GS. */
+static u64 base_pointer(const struct cpu *cpu, enum seg seg) {
+    const struct segment *s = &cpu->seg[seg];
+    return data_segment_unlimited(s) ? (u64)&s->base : (u64)cpu + CPU_POISON_OFFSET;
+}
+
 void hot_load_segments(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
-    u64 poison = (u64)cpu + CPU_POISON_OFFSET;
-    const struct segment *fs = &cpu->seg[SEG_FS], *gs = &cpu->seg[SEG_GS];
-    hot->fs_base_ptr = data_segment_unlimited(fs) ? (u64)&fs->base : poison;
-    hot->gs_base_ptr = data_segment_unlimited(gs) ? (u64)&gs->base : poison;
+    hot->fs_base_ptr = base_pointer(cpu, SEG_FS);
+    hot->gs_base_ptr = base_pointer(cpu, SEG_GS);
     for (int i = 0; i < 6; i++)
         hot->selectors[i] = cpu->seg[i].selector;
 }
@@ -298,18 +302,28 @@ static u64 co_indirect(struct cpu *cpu, u32 eip) {
 static u64 load_segment(struct cpu *cpu, unsigned which, u32 eip) {
     enum seg seg = cached_segment[which];
     struct bt_hot *hot = bt_hot(cpu);
-    u32 cs_next = hot->arg1;
-    cpu->eip = eip;
-    hot_store_flags(cpu);
-    if (!load_known_segment(cpu, which, (u16)hot->arg0)) {
-        if (!rc_load_segment(cpu, seg, (u16)hot->arg0))
+    u32 next = hot->arg1;
+    u16 selector = (u16)hot->arg0;
+    if (load_known_segment(cpu, which, selector)) {
+        hot->selectors[seg] = selector;
+    } else {
+        cpu->eip = eip;
+        hot_store_flags(cpu);
+        if (!rc_load_segment(cpu, seg, selector))
             return leave_inside(cpu, eip, BT_EXIT_FAULT);
-        remember_segment(cpu, which, (u16)hot->arg0);
+        remember_segment(cpu, which, selector);
+        hot_load_segments(cpu);
     }
     cpu->gpr[R_ESP] = (u32)(cpu->gpr[R_ESP] + hot->arg2);
-    hot_load_segments(cpu);
-    if (code_writes_pending(cpu) || !bt_mode_translatable(cpu))
-        return leave_inside(cpu, cs_next, BT_EXIT_AGAIN);
+    if (code_writes_pending(cpu))
+        return leave_inside(cpu, next, BT_EXIT_AGAIN);
+    /* FS and GS leave the mode as it is. */
+    if (seg == SEG_FS)
+        hot->fs_base_ptr = base_pointer(cpu, SEG_FS);
+    else if (seg == SEG_GS)
+        hot->gs_base_ptr = base_pointer(cpu, SEG_GS);
+    else if (!bt_mode_translatable(cpu))
+        return leave_inside(cpu, next, BT_EXIT_AGAIN);
     return 0;
 }
 
@@ -318,22 +332,9 @@ static u64 co_load_ds(struct cpu *cpu, u32 eip) { return load_segment(cpu, 1, ei
 static u64 co_load_fs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 2, eip); }
 static u64 co_load_gs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 3, eip); }
 
-/* An image that changes nothing but arithmetic flags and, at CPL 0, IF. */
-static bool popf_is_simple(const struct cpu *cpu, u32 image) {
-    u32 changed = (image ^ bt_hot(cpu)->flag_rest) & F_ALL & ~(u32)(F_ARITH | F_IF | F_RF | F_VM);
-    return cpu->cpl == 0 && changed == 0;
-}
-
 static u64 co_popf(struct cpu *cpu, u32 eip) {
     struct bt_hot *hot = bt_hot(cpu);
     u32 next = hot->arg1, image = hot->arg0;
-    if (popf_is_simple(cpu, image)) {
-        hot->flags16 = (u16)(((image & 0xd5) << 8) | ((image >> 11) & 1));
-        hot->flag_if = image & F_IF;
-        if (hot->interrupt_pending && hot->flag_if)
-            return leave_inside(cpu, next, BT_EXIT_KICK);
-        return 0;
-    }
     hot_store_flags(cpu);
     if (!rc_popf(cpu, image, 4)) {
         cpu->gpr[R_ESP] = (u32)(cpu->gpr[R_ESP] - 4);

@@ -20,6 +20,11 @@ void emit_u32(struct emit *e, u32 v) {
     }
 }
 
+void emit_bytes(struct emit *e, const u8 *bytes, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        emit_u8(e, bytes[i]);
+}
+
 void emit_imm(struct emit *e, u64 v, unsigned bytes) {
     for (unsigned i = 0; i < bytes; i++)
         emit_u8(e, (u8)(v >> (8 * i)));

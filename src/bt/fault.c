@@ -126,7 +126,6 @@ static void return_stack_full(const struct fault_place *at, greg_t *g, bool user
 
 static bool page_fault(const struct fault_place *at, ucontext_t *uc, u64 address) {
     greg_t *g = uc->uc_mcontext.gregs;
-    struct bt_hot *hot = bt_hot(at->cpu);
     u64 base = (u64)at->cpu;
     if (address - (base + CPU_SAFEPOINT_OFFSET) < PAGE_BYTES) {
         bt_disarm_safepoint(at->cpu);
@@ -140,6 +139,8 @@ static bool page_fault(const struct fault_place *at, ucontext_t *uc, u64 address
         if (at->pc->recovery == RECOVER_STI) {
             at->cpu->shadow = SHADOW_STI;
             leave_unit(at, g, BT_EXIT_KICK);
+        } else if (at->pc->recovery == RECOVER_POPF) {
+            leave_unit(at, g, BT_EXIT_KICK);
         } else {
             at->bt->fault_emulate = false; /* FS or GS base not usable: not the site's fault */
             leave_unit(at, g, BT_EXIT_EMULATE);
@@ -151,7 +152,6 @@ static bool page_fault(const struct fault_place *at, ucontext_t *uc, u64 address
             return_stack_full(at, g, user);
             return true;
         }
-    (void)hot;
     return window_fault(at, g, address, g[REG_ERR] & 2);
 }
 

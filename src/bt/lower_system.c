@@ -22,13 +22,51 @@ static void lower_pushf(struct translation *t) {
     lower_settle_esp(t, -4);
 }
 
-static void lower_popf(struct translation *t, const struct bt_tinsn *ti) {
+static void lower_popf_callout(struct translation *t, const struct bt_tinsn *ti) {
     struct emit *e = &t->e;
-    emit_load32(e, H_R9, stack_mem(t, 0));
-    lower_settle_esp(t, 4);
     emit_store32(e, hot_mem(HOT_ARG0), H_R9);
     emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
     lower_callout(t, CO_POPF, ti->eip, true);
+}
+
+/* At CPL 0, an image that leaves the system flags but IF as they are is taken inline: every flag is
+ * dead once the image is loaded. Then a poll, because IF may have opened. */
+static void lower_popf_inline(struct translation *t, const struct bt_tinsn *ti) {
+    struct emit *e = &t->e;
+    struct host_op xor = {.opcode = 0x33, .reg = H_R8};
+    emit_mov_reg32(e, H_R8, H_R9);
+    emit_op_mem(e, xor, hot_mem(HOT_FLAG_REST));
+    EMIT_BYTES(e, 0x41, 0xf7, 0xc0); /* test r8d, imm32 */
+    emit_u32(e, POPF_SLOW_FLAGS);
+    EMIT_BYTES(e, 0x75, 56); /* jnz to the callout */
+    emit_mov_reg32(e, H_R8, H_R9);
+    EMIT_BYTES(e, 0x41, 0x81, 0xe0); /* and r8d, imm32 */
+    emit_u32(e, F_IF);
+    emit_store32(e, hot_mem(HOT_FLAG_IF), H_R8);
+    emit_mov_reg32(e, H_R10, H_RAX);
+    EMIT_BYTES(e, 0x41, 0x0f, 0xb6, 0xc1, /* movzx eax, r9b */
+               0xc1, 0xe0, 0x08,          /* shl eax, 8 */
+               0x41, 0xc1, 0xe9, 0x0b,    /* shr r9d, 11 */
+               0x41, 0x83, 0xe1, 0x01,    /* and r9d, 1 */
+               0x41, 0x0b, 0xc1,          /* or eax, r9d */
+               0x04, 0x7f,                /* add al, 7fh: OF */
+               0x9e);                     /* sahf */
+    emit_mov_reg32(e, H_RAX, H_R10);
+    translation_note_pc(t, (u16)(t->next_eip - t->eip), RECOVER_POPF, (u8)(t->current + 1));
+    emit_load64(e, H_R9, hot_mem(HOT_STI_POLL));
+    emit_load32(e, H_R9, (struct host_mem){.base = H_R9, .index = H_NONE});
+    EMIT_BYTES(e, 0xeb, 37); /* over the callout */
+    translation_note_pc(t, (u16)(ti->eip - t->eip), RECOVER_PLAIN, (u8)t->current);
+    lower_popf_callout(t, ti);
+}
+
+static void lower_popf(struct translation *t, const struct bt_tinsn *ti) {
+    emit_load32(&t->e, H_R9, stack_mem(t, 0));
+    lower_settle_esp(t, 4);
+    if (t->cpl == 0)
+        lower_popf_inline(t, ti);
+    else
+        lower_popf_callout(t, ti);
 }
 
 static void lower_sti(struct translation *t, const struct bt_tinsn *ti) {
@@ -116,12 +154,10 @@ static void lower_rdtsc_inline(struct translation *t) {
                              0x04, 0x7f,             /* add al, 7fh: OF */
                              0x9e,                   /* sahf */
                              0x41, 0x8b, 0xc1};      /* mov eax, r9d */
-    for (size_t i = 0; i < sizeof begin; i++)
-        emit_u8(&t->e, begin[i]);
+    emit_bytes(&t->e, begin, sizeof begin);
     emit_op_mem(&t->e, (struct host_op){.opcode = 0x03, .reg = H_RAX, .rex_w = true},
                 hot_mem(HOT_TSC_DELTA));
-    for (size_t i = 0; i < sizeof end; i++)
-        emit_u8(&t->e, end[i]);
+    emit_bytes(&t->e, end, sizeof end);
 }
 
 static void lower_rdtsc(struct translation *t, const struct bt_tinsn *ti) {

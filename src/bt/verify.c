@@ -136,6 +136,37 @@ static u32 match_pushf(const struct verifier *v, u32 offset) {
     return matched(v, offset, &c);
 }
 
+/* POPF taken inline (lower_system.c), its callout included. */
+static u32 match_popf(const struct verifier *v, u32 offset) {
+    struct cursor c = cursor_at(v, offset);
+    TAKE(&c, 0x45, 0x8b, 0xc1, 0x45, 0x33, 0x87); /* mov r8d,r9d; xor r8d,[..] */
+    take_u32(&c, HOT_FLAG_REST);
+    TAKE(&c, 0x41, 0xf7, 0xc0); /* test r8d,imm; jnz slow */
+    take_u32(&c, POPF_SLOW_FLAGS);
+    TAKE(&c, 0x75, 56, 0x45, 0x8b, 0xc1, 0x41, 0x81, 0xe0); /* mov r8d,r9d; and r8d,imm */
+    take_u32(&c, F_IF);
+    TAKE(&c, 0x45, 0x89, 0x87); /* mov [..],r8d */
+    take_u32(&c, HOT_FLAG_IF);
+    TAKE(&c, 0x44, 0x8b, 0xd0); /* mov r10d,eax; then AH and AL from r9d, SAHF, eax back */
+    TAKE(&c, 0x41, 0x0f, 0xb6, 0xc1, 0xc1, 0xe0, 0x08, 0x41, 0xc1, 0xe9, 0x0b, 0x41, 0x83, 0xe1,
+         0x01, 0x41, 0x0b, 0xc1, 0x04, 0x7f, 0x9e, 0x41, 0x8b, 0xc2);
+    TAKE(&c, 0x4d, 0x8b, 0x8f); /* mov r9,[..]; mov r9d,[r9]; jmp over the callout */
+    take_u32(&c, HOT_STI_POLL);
+    TAKE(&c, 0x45, 0x8b, 0x09, 0xeb, 37);
+    TAKE(&c, 0x45, 0x89, 0x8f); /* slow: mov [..],r9d; mov dword [..],next */
+    take_u32(&c, HOT_ARG0);
+    TAKE(&c, 0x41, 0xc7, 0x87);
+    take_u32(&c, HOT_ARG1);
+    read_u32(&c);
+    TAKE(&c, 0x41, 0xb8);
+    read_u32(&c);
+    TAKE(&c, 0x41, 0xb9);
+    take_u32(&c, CO_POPF);
+    TAKE(&c, 0x41, 0xff, 0x97);
+    take_u32(&c, HOT_STUB_CALLOUT_RETURNING);
+    return matched(v, offset, &c);
+}
+
 /* lahf; seto al; movzx r8d,ax; rdtsc; shl rdx,32; or rax,rdx; add rax,[r15+HOT_TSC_DELTA];
  * mov rdx,rax; shr rdx,32; mov r9d,eax; mov eax,r8d; add al,7fh; sahf; mov eax,r9d */
 static u32 match_rdtsc(const struct verifier *v, u32 offset) {
@@ -243,7 +274,8 @@ static u32 match_sequence(struct verifier *v, u32 offset) {
     u32 n;
     if ((n = match_string(v, offset)) || (n = match_segment_base(v, offset)) ||
         (n = match_sti_poll(v, offset)) || (n = match_icount(v, offset)) ||
-        (n = match_pushf(v, offset)) || (n = match_rdtsc(v, offset)) ||
+        (n = match_pushf(v, offset)) || (n = match_popf(v, offset)) ||
+        (n = match_rdtsc(v, offset)) ||
         (n = match_indirect(v, offset)) ||
         (n = match_callout(v, offset)))
         return n;

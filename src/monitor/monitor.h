@@ -47,7 +47,7 @@ struct mon_options {
     bool icount;
     u8 icount_shift;
     enum mon_icount_log rr;
-    const char *rr_file;
+    char rr_file[512];
     bool rtc_set; /* -rtc base=... fixed the epoch */
     i64 rtc_epoch_s;
     const char *trace_list, *trace_file, *pidfile;

@@ -427,10 +427,9 @@ static enum mon_parse_result set_icount(const struct met *met) {
         bool record = !strcmp(text, "record");
         if (!record && strcmp(text, "replay"))
             return fail("-icount: rr must be record or replay, not '%s'", text);
-        if (!property(met->arg, "rrfile", text, sizeof text))
+        if (!property(met->arg, "rrfile", met->o->rr_file, sizeof met->o->rr_file))
             return fail("-icount: rr needs rrfile=PATH");
         met->o->rr = record ? MON_RR_RECORD : MON_RR_REPLAY;
-        met->o->rr_file = strdup(text);
     }
     return MON_PARSE_RUN;
 }
