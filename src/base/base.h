@@ -60,9 +60,15 @@ static inline u64 load64(const void *p) {
     memcpy(&v, p, sizeof v);
     return v;
 }
-static inline void store16(void *p, u16 v) { memcpy(p, &v, sizeof v); }
-static inline void store32(void *p, u32 v) { memcpy(p, &v, sizeof v); }
-static inline void store64(void *p, u64 v) { memcpy(p, &v, sizeof v); }
+static inline void store16(void *p, u16 v) {
+    memcpy(p, &v, sizeof v);
+}
+static inline void store32(void *p, u32 v) {
+    memcpy(p, &v, sizeof v);
+}
+static inline void store64(void *p, u64 v) {
+    memcpy(p, &v, sizeof v);
+}
 
 /* ---- Trace categories (-d LIST). X(name, help) ---- */
 #define TRACE_CATEGORIES(X)                                                                        \
@@ -77,7 +83,8 @@ static inline void store64(void *p, u64 v) { memcpy(p, &v, sizeof v); }
     X(ioport, "port reads and writes")                                                             \
     X(unimp, "what the guest asked for that is not there")                                         \
     X(page, "guest page faults")                                                                   \
-    X(nochain, "prints nothing, but lets every unit come from the dispatcher, so that exec is complete")
+    X(nochain,                                                                                     \
+      "prints nothing, but lets every unit come from the dispatcher, so that exec is complete")
 
 enum trace_category {
 #define X(name, help) TRACE_##name,
@@ -88,7 +95,9 @@ enum trace_category {
 
 /* Bit mask of enabled categories: process-wide, written only while options are parsed. */
 extern u32 trace_mask;
-static inline bool trace_on(enum trace_category c) { return unlikely(trace_mask & BIT(c)); }
+static inline bool trace_on(enum trace_category c) {
+    return unlikely(trace_mask & BIT(c));
+}
 
 /* Parses a comma-separated list ("in_asm,int"; "help" lists). Returns false on an unknown name,
  * which is then left in *bad (not owned). */
@@ -100,9 +109,9 @@ bool trace_open(const char *path);
 void trace_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same, for callers that need no such care. */
 void trace_vprintf(const char *fmt, va_list ap) __attribute__((format(printf, 1, 0)));
-/* Restricts in_asm, out_asm and exec to guest code in a list of ranges: "START..END" (END included),
- * "START+BYTES" or "START-BYTES" (ending at START), separated by commas; 0x for hexadecimal. False when
- * that is not such a list. */
+/* Restricts in_asm, out_asm and exec to guest code in a list of ranges: "START..END" (END
+ * included), "START+BYTES" or "START-BYTES" (ending at START), separated by commas; 0x for
+ * hexadecimal. False when that is not such a list. */
 bool trace_filter_parse(const char *list);
 /* True when [address, address+bytes) meets one of the ranges, or there are none. */
 bool trace_wants(u64 address, u64 bytes);

@@ -107,13 +107,13 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
  * 12-15 (the layout of a VMCS access-rights field); ATTR_NULL marks an unusable (null) register. */
 enum {
     ATTR_TYPE = 0xf,
-    ATTR_A = 1 << 0,        /* code/data: accessed */
-    ATTR_W = 1 << 1,        /* data: writable; code: readable */
+    ATTR_A = 1 << 0, /* code/data: accessed */
+    ATTR_W = 1 << 1, /* data: writable; code: readable */
     ATTR_R = 1 << 1,
-    ATTR_E = 1 << 2,        /* data: expand down; code: conforming */
+    ATTR_E = 1 << 2, /* data: expand down; code: conforming */
     ATTR_C = 1 << 2,
     ATTR_CODE = 1 << 3,
-    ATTR_S = 1 << 4,        /* code or data, not system */
+    ATTR_S = 1 << 4, /* code or data, not system */
     ATTR_DPL = 3 << 5,
     ATTR_P = 1 << 7,
     ATTR_AVL = 1 << 12,
@@ -176,10 +176,10 @@ struct cpu {
     u32 eip;
     u32 eflags; /* bit 1 always set */
     u8 cpl;
-    u8 shadow;      /* SHADOW_* in force for the next instruction */
-    bool halted;    /* HLT executed, waiting for an interrupt */
+    u8 shadow;   /* SHADOW_* in force for the next instruction */
+    bool halted; /* HLT executed, waiting for an interrupt */
     bool nmi_blocked;
-    bool shutdown;  /* triple fault */
+    bool shutdown; /* triple fault */
     struct segment seg[SEG_COUNT];
     struct table_register gdtr, idtr;
     u32 cr0, cr2, cr3, cr4;
@@ -220,12 +220,18 @@ static inline bool cpu_fault_error(struct cpu *cpu, u8 vector, u32 error) {
     cpu->fault = (struct guest_fault){.vector = vector, .has_error = true, .error = error};
     return false;
 }
-static inline bool cpu_protected(const struct cpu *cpu) { return cpu->cr0 & CR0_PE; }
-static inline bool cpu_paging(const struct cpu *cpu) { return cpu->cr0 & CR0_PG; }
-static inline bool cpu_v86(const struct cpu *cpu) { return cpu->eflags & F_VM; }
+static inline bool cpu_protected(const struct cpu *cpu) {
+    return cpu->cr0 & CR0_PE;
+}
+static inline bool cpu_paging(const struct cpu *cpu) {
+    return cpu->cr0 & CR0_PG;
+}
+static inline bool cpu_v86(const struct cpu *cpu) {
+    return cpu->eflags & F_VM;
+}
 
-/* State after power-on or INIT: SDM volume 3, section 9.1.1 "Processor State After Reset". Keeps the engine area,
- * model, bus, mmu and owner. */
+/* State after power-on or INIT: SDM volume 3, section 9.1.1 "Processor State After Reset". Keeps
+ * the engine area, model, bus, mmu and owner. */
 void cpu_reset(struct cpu *cpu);
 /* Registers in the layout of QEMU's "info registers". */
 void cpu_dump(const struct cpu *cpu, void (*print)(void *, const char *line), void *opaque);

@@ -9,8 +9,8 @@
 _Static_assert(sizeof(struct cpu) <= CPU_SAFEPOINT_OFFSET, "struct cpu must fit its page");
 
 struct cpu *cpu_create(void) {
-    u8 *block = mmap(NULL, 3 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-                     0);
+    u8 *block =
+        mmap(NULL, 3 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (block == MAP_FAILED)
         return NULL;
     if (mprotect(block + CPU_POISON_OFFSET, PAGE_BYTES, PROT_NONE) != 0) {

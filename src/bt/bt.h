@@ -27,11 +27,11 @@ enum bt_exit {
 };
 
 struct bt_config {
-    u64 cache_bytes; /* translation cache; default 32 MiB, at least 1 MiB */
+    u64 cache_bytes;   /* translation cache; default 32 MiB, at least 1 MiB */
     u32 hot_threshold; /* executions in interp before translation; 0: at once */
     bool chain, retstack, icache, adapt, foresight; /* each mechanism can be switched off */
-    bool verify;  /* Capstone checks every emitted unit */
-    bool icount;  /* translated code counts guest instructions */
+    bool verify;                                    /* Capstone checks every emitted unit */
+    bool icount;                                    /* translated code counts guest instructions */
     bool lockstep; /* units end at every branch and are never chained: see bt_lockstep_compare */
 };
 void bt_config_default(struct bt_config *config);
@@ -42,8 +42,8 @@ struct bt;
 struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err, size_t err_bytes);
 void bt_destroy(struct bt *bt);
 
-/* True when the CPU's mode is one the translator knows: protected, 32-bit flat CS/SS/DS/ES, CPL 0 or
- * 3, no TF, DF, VM, no alignment checks, no hardware breakpoints. Elsewhere bt_run returns
+/* True when the CPU's mode is one the translator knows: protected, 32-bit flat CS/SS/DS/ES, CPL 0
+ * or 3, no TF, DF, VM, no alignment checks, no hardware breakpoints. Elsewhere bt_run returns
  * BT_EXIT_MODE. */
 bool bt_mode_translatable(const struct cpu *cpu);
 /* Lets RDTSC run inline: guest TSC = host TSC - host_tsc_base + cpu->tsc_offset. Without
@@ -60,7 +60,8 @@ enum bt_exit bt_run(struct bt *bt);
  * the vCPU thread (from a signal handler) or before a signal is sent to it. */
 void bt_kick_sigsafe(struct bt *bt);
 /* Tells whether an external interrupt waits although it cannot be delivered yet (IF=0 or shadow):
- * bt_run then returns BT_EXIT_KICK as soon as the guest opens interrupts. Call before each bt_run. */
+ * bt_run then returns BT_EXIT_KICK as soon as the guest opens interrupts. Call before each bt_run.
+ */
 void bt_set_interrupt_pending(struct bt *bt, bool pending);
 /* -icount: instructions translated code may still run before BT_EXIT_BUDGET. */
 void bt_set_budget(struct bt *bt, u64 insns);
@@ -109,7 +110,7 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(dispatches, "entries through the dispatcher")                                                \
     X(indirect_misses, "indirect branches resolved by the dispatcher")                             \
     X(return_misses, "returns whose prediction failed")                                            \
-    X(callouts, "callouts of all kinds")                                                               \
+    X(callouts, "callouts of all kinds")                                                           \
     X(exits, "exits to the monitor")                                                               \
     X(faults, "host faults in translated code")                                                    \
     X(safepoints, "interrupt polls that fired")                                                    \
@@ -121,12 +122,11 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(emulate, "instructions left to the emulator")                                                \
     X(link, "direct branches to be linked")                                                        \
     X(indirect, "indirect branches not in the table")                                              \
-    X(load_es, "loads of ES") X(load_ds, "loads of DS")                                            \
-    X(load_fs, "loads of FS") X(load_gs, "loads of GS")                                            \
-    X(int, "INT n") X(iret, "IRET") X(sysenter, "SYSENTER") X(sysexit, "SYSEXIT")                  \
-    X(popf, "POPF") X(invlpg, "INVLPG")                                                             \
-    X(budget, "-icount budgets used up")                                                           \
-    X(access, "adapted memory accesses") X(string, "adapted string instructions")
+    X(load_es, "loads of ES")                                                                      \
+    X(load_ds, "loads of DS") X(load_fs, "loads of FS") X(load_gs, "loads of GS") X(int, "INT n")  \
+        X(iret, "IRET") X(sysenter, "SYSENTER") X(sysexit, "SYSEXIT") X(popf, "POPF")              \
+            X(invlpg, "INVLPG") X(budget, "-icount budgets used up")                               \
+                X(access, "adapted memory accesses") X(string, "adapted string instructions")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -23,11 +23,11 @@
  *    stores only to HOT_FLAG_IF, HOT_ARG0, HOT_ARG1, HOT_ARG2 and (with -icount) HOT_BUDGET
  *  - pointer chases: mov r8,[r15+HOT_FS_BASE_PTR|HOT_GS_BASE_PTR]; mov r8d,[r8] and
  *    mov r9,[r15+HOT_STI_POLL]; mov r9d,[r9], as exact pairs
- *  - branches: direct ones inside the unit at an instruction boundary (not inside a sequence), or to
- *    the direct entry of another unit; jmp/call [r15+HOT_STUB_*]; jmp/call [r13+disp32] and
+ *  - branches: direct ones inside the unit at an instruction boundary (not inside a sequence), or
+ * to the direct entry of another unit; jmp/call [r15+HOT_STUB_*]; jmp/call [r13+disp32] and
  *    jmp/call [r13+r9*2] directly after lea r9d,[r8*4]; movzx r9d,r9w; ret
- *  - pushfq; pop r8 (PUSHF) and pushfq ... popfq (-icount's count at the direct entry), no other use
- *    of rsp but call and ret; r13, r14, r15 never written
+ *  - pushfq; pop r8 (PUSHF) and pushfq ... popfq (-icount's count at the direct entry), no other
+ * use of rsp but call and ret; r13, r14, r15 never written
  *  - no privileged, I/O, system-call, segment, XSAVE, AVX or 64-bit-only state instruction
  */
 #ifndef RINGFOLD_BT_INTERNAL_H
@@ -131,11 +131,11 @@ static inline struct bt_hot *bt_hot(const struct cpu *cpu) {
 
 /* A direct exit of a unit: one rel32 in its code, first pointing at the slot's stub. */
 struct bt_slot {
-    u32 unit;         /* owner */
-    u32 patch;        /* cache offset of the rel32 */
-    u32 stub;         /* cache offset of the stub */
+    u32 unit;  /* owner */
+    u32 patch; /* cache offset of the rel32 */
+    u32 stub;  /* cache offset of the stub */
     u32 target_eip;
-    u32 target;       /* linked unit, or BT_NONE */
+    u32 target;        /* linked unit, or BT_NONE */
     u32 next_incoming; /* list of the target unit */
     bool same_page;
 };
@@ -150,26 +150,26 @@ enum bt_recovery {
 /* Flags that POPF at CPL 0 may not change inline. */
 #define POPF_SLOW_FLAGS (F_ALL & ~(u32)(F_ARITH | F_FIXED | F_IF | F_RF | F_VM))
 struct bt_pc {
-    u16 host;       /* offset from the unit's first host byte */
-    u8 recovery;    /* enum bt_recovery */
-    u8 index;       /* number of guest instructions before it */
-    u16 guest;      /* offset from the unit's EIP */
-    i16 esp;        /* guest ESP minus r12 there: pushes and pops move r12 late */
+    u16 host;    /* offset from the unit's first host byte */
+    u8 recovery; /* enum bt_recovery */
+    u8 index;    /* number of guest instructions before it */
+    u16 guest;   /* offset from the unit's EIP */
+    i16 esp;     /* guest ESP minus r12 there: pushes and pops move r12 late */
 };
 
 struct bt_unit {
-    u64 gpa;         /* of the first byte */
-    u64 page2;       /* second physical page an only instruction spans, or UINT64_MAX */
+    u64 gpa;   /* of the first byte */
+    u64 page2; /* second physical page an only instruction spans, or UINT64_MAX */
     u32 eip;
     u16 guest_bytes, insns;
-    u8 cpl, fp;      /* key: virtual CPL; FP instructions allowed */
+    u8 cpl, fp; /* key: virtual CPL; FP instructions allowed */
     bool valid;
-    u8 lockstep_runs; /* executions compared, up to LOCKSTEP_FIRST */
+    u8 lockstep_runs;                  /* executions compared, up to LOCKSTEP_FIRST */
     u32 host, host_direct, host_bytes; /* cache offsets: indirect entry, direct entry */
     u32 slot_first, slot_count;
     u32 pc_first, pc_count;
     u32 cont_first, cont_count; /* return continuations: cache offsets in bt->cont[] */
-    u32 incoming;    /* slots linked here */
+    u32 incoming;               /* slots linked here */
     u32 hash_next;
     u32 page_next[2]; /* lists of units by physical page: gpa's, page2's */
 };
@@ -228,30 +228,30 @@ struct bt {
     u32 heat[1 << BT_HEAT_BITS];
     struct bt_site site[1 << BT_SITE_BITS];
     struct bt_view_state view[MMU_MAX_VIEWS];
-    bool fp_ok;    /* key of every link, table entry and continuation now in force */
+    bool fp_ok; /* key of every link, table entry and continuation now in force */
     bool prefill_pending, prefill_write; /* the page a user #PF named: map it before resuming */
     u32 prefill_lin;
     bool fault_emulate; /* the last EMULATE exit came from a host fault at fault_gpa */
     u64 fault_gpa;
-    u32 user_view; /* id of the view whose links the user return stack may hold */
+    u32 user_view;       /* id of the view whose links the user return stack may hold */
     u8 *return_stack[2]; /* [user]; guard page below each */
     u64 return_top[2];
     u32 recent[BT_RECENT]; /* units entered by the dispatcher */
     u32 recent_next;
     u32 last_unit_insns;
-    bool lockstep_compare;   /* leave at the end of the unit */
-    bool lockstep_sample;    /* whatever unit comes next is one to compare */
-    u32 lockstep_since;      /* executions of units that are no longer new */
+    bool lockstep_compare; /* leave at the end of the unit */
+    bool lockstep_sample;  /* whatever unit comes next is one to compare */
+    u32 lockstep_since;    /* executions of units that are no longer new */
     struct bt_counters counters;
-    struct bt_counters *stats; /* = &counters */
-    struct unwind_entry *unwind; /* what libunwind knows about the cache */
+    struct bt_counters *stats;                   /* = &counters */
+    struct unwind_entry *unwind;                 /* what libunwind knows about the cache */
     struct bt_known_segment known_segment[4][2]; /* by callout - CO_LOAD_ES; null or not */
-    u32 tsd;           /* CR4.TSD under which RDTSC was translated */
-    bool tsc_inline;   /* RDTSC runs inline */
+    u32 tsd;                                     /* CR4.TSD under which RDTSC was translated */
+    bool tsc_inline;                             /* RDTSC runs inline */
     u32 breakpoint[BT_MAX_BREAKPOINTS]; /* linear addresses that are left to the emulator */
     unsigned breakpoints;
     struct translation *translation; /* the translator's workspace */
-    void *fault_stack; /* alternate signal stack */
+    void *fault_stack;               /* alternate signal stack */
 };
 
 /* Return stack bytes per ring. */
@@ -260,9 +260,28 @@ struct bt {
 /* ---- emit.c: the bounded emitter ---- */
 
 /* Host register numbers. */
-enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13,
-       H_R14, H_R15, H_NONE = 0xff };
-static inline u8 host_reg(u8 guest) { return guest == R_ESP ? H_R12 : guest; }
+enum {
+    H_RAX,
+    H_RCX,
+    H_RDX,
+    H_RBX,
+    H_RSP,
+    H_RBP,
+    H_RSI,
+    H_RDI,
+    H_R8,
+    H_R9,
+    H_R10,
+    H_R11,
+    H_R12,
+    H_R13,
+    H_R14,
+    H_R15,
+    H_NONE = 0xff
+};
+static inline u8 host_reg(u8 guest) {
+    return guest == R_ESP ? H_R12 : guest;
+}
 
 struct emit {
     u8 *p, *start, *end;
@@ -292,13 +311,13 @@ void emit_imm(struct emit *e, u64 v, unsigned bytes);
 void emit_op_reg(struct emit *e, struct host_op op, u8 rm);
 void emit_op_mem(struct emit *e, struct host_op op, struct host_mem mem);
 /* Short forms. */
-void emit_mov_imm32(struct emit *e, u8 reg, u32 imm);            /* mov r32, imm32 */
-void emit_mov_reg32(struct emit *e, u8 dst, u8 src);             /* mov r32, r32 */
-void emit_load32(struct emit *e, u8 reg, struct host_mem mem);   /* mov r32, [mem] */
+void emit_mov_imm32(struct emit *e, u8 reg, u32 imm);          /* mov r32, imm32 */
+void emit_mov_reg32(struct emit *e, u8 dst, u8 src);           /* mov r32, r32 */
+void emit_load32(struct emit *e, u8 reg, struct host_mem mem); /* mov r32, [mem] */
 void emit_load64(struct emit *e, u8 reg, struct host_mem mem);
 void emit_store32(struct emit *e, struct host_mem mem, u8 reg);
 void emit_store_imm32(struct emit *e, struct host_mem mem, u32 imm);
-void emit_lea32(struct emit *e, u8 reg, struct host_mem mem);    /* 64-bit address, 32-bit result */
+void emit_lea32(struct emit *e, u8 reg, struct host_mem mem); /* 64-bit address, 32-bit result */
 void emit_lea64(struct emit *e, u8 reg, struct host_mem mem);
 static inline struct host_mem hot_mem(u32 offset) {
     return (struct host_mem){.base = H_R15, .index = H_NONE, .disp = (i32)offset};
@@ -313,14 +332,16 @@ static inline struct host_mem hot_mem(u32 offset) {
     X(NOP, "nothing to do")                                                                        \
     X(LEA, "address arithmetic")                                                                   \
     X(INCDEC, "40-4F become FE/FF forms")                                                          \
-    X(PUSH, "push") X(POP, "pop") X(PUSHA, "pusha") X(POPA, "popa") X(LEAVE, "leave")               \
-    X(PUSHF, "image composed inline") X(POPF, "callout")                                           \
-    X(JMP, "jump") X(JCC, "conditional jump") X(LOOP, "loop, jcxz") X(CALL, "call") X(RET, "ret")   \
-    X(STRING, "string instruction")                                                                \
-    X(CLI, "virtual IF cleared inline") X(STI, "virtual IF set inline, then a poll")               \
-    X(MOV, "mov, which may name a segment, control or debug register")                             \
-    X(INT, "delivered by a callout") X(IRET, "callout") X(SYSENTER, "callout")                     \
-    X(SYSEXIT, "callout") X(RDTSC, "host TSC plus a delta inline") X(INVLPG, "callout")
+    X(PUSH, "push")                                                                                \
+    X(POP, "pop") X(PUSHA, "pusha") X(POPA, "popa") X(LEAVE, "leave")                              \
+        X(PUSHF, "image composed inline") X(POPF, "callout") X(JMP, "jump")                        \
+            X(JCC, "conditional jump") X(LOOP, "loop, jcxz") X(CALL, "call") X(RET, "ret")         \
+                X(STRING, "string instruction") X(CLI, "virtual IF cleared inline")                \
+                    X(STI, "virtual IF set inline, then a poll")                                   \
+                        X(MOV, "mov, which may name a segment, control or debug register")         \
+                            X(INT, "delivered by a callout") X(IRET, "callout")                    \
+                                X(SYSENTER, "callout") X(SYSEXIT, "callout")                       \
+                                    X(RDTSC, "host TSC plus a delta inline") X(INVLPG, "callout")
 
 enum bt_class {
 #define X(name, help) BT_CLASS_##name,
@@ -330,10 +351,10 @@ enum bt_class {
 };
 /* Privilege rule of a mnemonic. */
 enum bt_privilege {
-    PRIV_NONE,      /* runs at any CPL */
-    PRIV_CPL0,      /* #GP unless CPL 0 */
-    PRIV_IOPL,      /* IOPL-sensitive */
-    PRIV_SENSITIVE  /* reads or changes privileged state without trapping */
+    PRIV_NONE,     /* runs at any CPL */
+    PRIV_CPL0,     /* #GP unless CPL 0 */
+    PRIV_IOPL,     /* IOPL-sensitive */
+    PRIV_SENSITIVE /* reads or changes privileged state without trapping */
 };
 struct bt_class_row {
     u16 mnemonic;
@@ -355,7 +376,7 @@ struct bt_tinsn {
     struct insn in;
     u32 eip;
     enum bt_class class;
-    bool adapted;   /* keeps faulting: emulate */
+    bool adapted; /* keeps faulting: emulate */
 };
 struct translation {
     struct bt *bt;
@@ -367,19 +388,20 @@ struct translation {
     u32 count;
     struct bt_tinsn insn[BT_MAX_UNIT_INSNS];
     u32 slot_first, cont_first, pc_first;
-    u32 current;       /* index of the instruction being lowered */
-    i32 esp_delta;     /* guest ESP minus r12 at this point of the emitted code */
+    u32 current;   /* index of the instruction being lowered */
+    i32 esp_delta; /* guest ESP minus r12 at this point of the emitted code */
     u32 guest_bytes;
-    u8 counted;        /* instructions that run inside the unit */
-    bool straight;     /* a conditional branch ends the unit (lockstep, -icount) */
-    bool ended;        /* the current instruction ended the unit */
-    bool failed;       /* a table is full */
+    u8 counted;    /* instructions that run inside the unit */
+    bool straight; /* a conditional branch ends the unit (lockstep, -icount) */
+    bool ended;    /* the current instruction ended the unit */
+    bool failed;   /* a table is full */
     u64 page2;
 };
 /* Translates the unit at cpu->eip whose first byte is at gpa. BT_NONE when a table or the cache is
  * full (flush and try again). */
 u32 bt_translate(struct bt *bt, u32 eip, u64 gpa);
-/* One PC table entry for the host code that follows: guest offset, recovery, instructions before. */
+/* One PC table entry for the host code that follows: guest offset, recovery, instructions before.
+ */
 void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index);
 /* Lowers one instruction. Sets t->ended if it ends the unit. */
 void bt_lower(struct translation *t, const struct bt_tinsn *ti);
@@ -387,7 +409,8 @@ void bt_lower_branch(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_string(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_system(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_stack(struct translation *t, const struct bt_tinsn *ti);
-/* Instructions that keep faulting: a light callout where there is one for the form, else an exit. */
+/* Instructions that keep faulting: a light callout where there is one for the form, else an exit.
+ */
 bool bt_adapted_stays(const struct insn *in); /* the unit can go on behind it */
 void bt_lower_adapted(struct translation *t, const struct bt_tinsn *ti);
 u64 co_access(struct cpu *cpu, u32 eip);
@@ -459,7 +482,8 @@ bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa);
 void bt_publish(struct bt *bt, u32 unit);
 u32 bt_enter(struct cpu *cpu, const void *code);
 extern const u8 bt_stub_callout[], bt_stub_return_miss[], bt_stub_indirect_miss[];
-extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_underflow[], bt_stub_poll[], bt_fault_exit[];
+extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_underflow[],
+    bt_stub_poll[], bt_fault_exit[];
 extern const u8 bt_enter_frame[]; /* inside bt_enter, for unwinders */
 extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
 bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes);

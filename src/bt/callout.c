@@ -58,7 +58,8 @@ void hot_forget_segments(struct cpu *cpu) {
 
 static const u8 cached_segment[4] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
 
-/* After a change of ring: have the data segments' selectors changed (IRET and SYSEXIT null them)? */
+/* After a change of ring: have the data segments' selectors changed (IRET and SYSEXIT null them)?
+ */
 static bool data_selectors_changed(const struct cpu *cpu) {
     const struct bt_hot *hot = bt_hot(cpu);
     for (int i = 0; i < 4; i++)
@@ -78,10 +79,8 @@ static void forget_changed_segments(struct cpu *cpu) {
 
 static void set_segment_cache(struct cpu *cpu, unsigned which, const void *descriptor, u64 value,
                               u16 selector) {
-    bt_hot(cpu)->segment_cache[which] =
-        (struct bt_segment_cache){.descriptor = (u64)descriptor,
-                                  .minus_value = -value,
-                                  .minus_selector = -(u64)selector};
+    bt_hot(cpu)->segment_cache[which] = (struct bt_segment_cache){
+        .descriptor = (u64)descriptor, .minus_value = -value, .minus_selector = -(u64)selector};
 }
 
 static void remember_segment(struct cpu *cpu, unsigned which, u16 selector) {
@@ -105,8 +104,7 @@ static void remember_segment(struct cpu *cpu, unsigned which, u16 selector) {
 
 /* Kernels switch FS or GS between two values on every entry and exit. */
 static bool load_known_segment(struct cpu *cpu, unsigned which, u16 selector) {
-    const struct bt_known_segment *k =
-        &bt_hot(cpu)->bt->known_segment[which][(selector & ~7) != 0];
+    const struct bt_known_segment *k = &bt_hot(cpu)->bt->known_segment[which][(selector & ~7) != 0];
     if (cpu->cpl != 0 || !k->descriptor || k->selector != selector ||
         load64(k->descriptor) != k->value)
         return false;
@@ -267,7 +265,9 @@ u64 co_leave_kick_inside(struct cpu *cpu, u32 eip) {
     return leave_inside(cpu, eip, BT_EXIT_KICK);
 }
 
-static u64 co_budget(struct cpu *cpu, u32 eip) { return leave(cpu, eip, BT_EXIT_BUDGET); }
+static u64 co_budget(struct cpu *cpu, u32 eip) {
+    return leave(cpu, eip, BT_EXIT_BUDGET);
+}
 
 static u64 co_link(struct cpu *cpu, u32 index) {
     struct bt *bt = bt_hot(cpu)->bt;
@@ -275,10 +275,10 @@ static u64 co_link(struct cpu *cpu, u32 index) {
     u64 to = resolve(cpu, eip, &unit);
     if (to == BT_LEAVE)
         return to;
-    /* A unit that spans pages is entered only after both mappings were looked at: links into it from
-     * its first page would outlive a change of the second's. */
-    bool crossing = bt->unit[unit].page2 != UINT64_MAX &&
-                    (cpu->cpl == 3 || bt->slot[index].same_page);
+    /* A unit that spans pages is entered only after both mappings were looked at: links into it
+     * from its first page would outlive a change of the second's. */
+    bool crossing =
+        bt->unit[unit].page2 != UINT64_MAX && (cpu->cpl == 3 || bt->slot[index].same_page);
     if (bt->config.chain && !crossing)
         cache_link(bt, index, unit);
     else
@@ -327,10 +327,18 @@ static u64 load_segment(struct cpu *cpu, unsigned which, u32 eip) {
     return 0;
 }
 
-static u64 co_load_es(struct cpu *cpu, u32 eip) { return load_segment(cpu, 0, eip); }
-static u64 co_load_ds(struct cpu *cpu, u32 eip) { return load_segment(cpu, 1, eip); }
-static u64 co_load_fs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 2, eip); }
-static u64 co_load_gs(struct cpu *cpu, u32 eip) { return load_segment(cpu, 3, eip); }
+static u64 co_load_es(struct cpu *cpu, u32 eip) {
+    return load_segment(cpu, 0, eip);
+}
+static u64 co_load_ds(struct cpu *cpu, u32 eip) {
+    return load_segment(cpu, 1, eip);
+}
+static u64 co_load_fs(struct cpu *cpu, u32 eip) {
+    return load_segment(cpu, 2, eip);
+}
+static u64 co_load_gs(struct cpu *cpu, u32 eip) {
+    return load_segment(cpu, 3, eip);
+}
 
 static u64 co_popf(struct cpu *cpu, u32 eip) {
     struct bt_hot *hot = bt_hot(cpu);
@@ -405,10 +413,10 @@ static u64 co_sysexit(struct cpu *cpu, u32 eip) {
 }
 
 u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {
-    [CO_EMULATE] = co_leave_emulate, [CO_LINK] = co_link,         [CO_INDIRECT] = co_indirect,
-    [CO_LOAD_ES] = co_load_es,   [CO_LOAD_DS] = co_load_ds,   [CO_LOAD_FS] = co_load_fs,
-    [CO_LOAD_GS] = co_load_gs,   [CO_INT] = co_int,           [CO_IRET] = co_iret,
-    [CO_SYSENTER] = co_sysenter, [CO_SYSEXIT] = co_sysexit,   [CO_POPF] = co_popf,
-          [CO_BUDGET] = co_budget,     [CO_ACCESS] = co_access,
-    [CO_STRING] = co_string,         [CO_INVLPG] = co_invlpg,
+    [CO_EMULATE] = co_leave_emulate, [CO_LINK] = co_link,       [CO_INDIRECT] = co_indirect,
+    [CO_LOAD_ES] = co_load_es,       [CO_LOAD_DS] = co_load_ds, [CO_LOAD_FS] = co_load_fs,
+    [CO_LOAD_GS] = co_load_gs,       [CO_INT] = co_int,         [CO_IRET] = co_iret,
+    [CO_SYSENTER] = co_sysenter,     [CO_SYSEXIT] = co_sysexit, [CO_POPF] = co_popf,
+    [CO_BUDGET] = co_budget,         [CO_ACCESS] = co_access,   [CO_STRING] = co_string,
+    [CO_INVLPG] = co_invlpg,
 };

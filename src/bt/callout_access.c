@@ -49,8 +49,9 @@ u64 co_access(struct cpu *cpu, u32 eip) {
     if (!p)
         return co_leave_emulate_inside(cpu, eip);
     if (store) {
-        u32 value = kind == ACCESS_STORE_IMM ? hot->arg2
-                                             : read_register(cpu, ACCESS_REG(a), ACCESS_REG_BYTES(a));
+        u32 value = kind == ACCESS_STORE_IMM
+                        ? hot->arg2
+                        : read_register(cpu, ACCESS_REG(a), ACCESS_REG_BYTES(a));
         store_bytes(p, value, bytes);
         return 0;
     }

@@ -65,7 +65,9 @@ void emit_op_reg(struct emit *e, struct host_op op, u8 rm) {
     emit_u8(e, (u8)(0xc0 | ((op.reg & 7) << 3) | (rm & 7)));
 }
 
-static u8 scale_bits(u8 scale) { return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0; }
+static u8 scale_bits(u8 scale) {
+    return scale == 8 ? 3 : scale == 4 ? 2 : scale == 2 ? 1 : 0;
+}
 
 void emit_op_mem(struct emit *e, struct host_op op, struct host_mem m) {
     u8 rex = (u8)((op.reg >> 3) << 2);

@@ -23,7 +23,15 @@ static _Thread_local struct bt *current_bt;
 static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
 /* Host exception numbers as the kernel reports them in REG_TRAPNO. */
-enum { TRAP_DE = 0, TRAP_UD = 6, TRAP_GP = 13, TRAP_PF = 14, TRAP_MF = 16, TRAP_AC = 17, TRAP_XM = 19 };
+enum {
+    TRAP_DE = 0,
+    TRAP_UD = 6,
+    TRAP_GP = 13,
+    TRAP_PF = 14,
+    TRAP_MF = 16,
+    TRAP_AC = 17,
+    TRAP_XM = 19
+};
 
 /* Guest registers out of the signal frame; the flags stay in the hot area until bt_run merges. */
 static void save_registers(struct cpu *cpu, const greg_t *g) {

@@ -54,7 +54,9 @@ void bt_lockstep_compare(struct bt *bt) {
     bt->lockstep_sample = false;
 }
 
-u32 bt_last_unit_insns(const struct bt *bt) { return bt->last_unit_insns; }
+u32 bt_last_unit_insns(const struct bt *bt) {
+    return bt->last_unit_insns;
+}
 
 unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned max) {
     unsigned n = 0;

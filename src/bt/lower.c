@@ -229,8 +229,8 @@ void lower_emulate(struct translation *t, u32 eip) {
     t->ended = true;
 }
 
-/* An interrupt poll: one load that faults when the safepoint is armed. Behind STI it leaves with the
- * shadow in force. */
+/* An interrupt poll: one load that faults when the safepoint is armed. Behind STI it leaves with
+ * the shadow in force. */
 void lower_poll(struct translation *t) {
     bool shadow = t->current > 0 && t->insn[t->current - 1].class == BT_CLASS_STI;
     u16 guest = (u16)(t->insn[t->current].eip - t->eip);

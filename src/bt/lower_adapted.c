@@ -1,13 +1,13 @@
 /*
- * lower_adapted.c: adaptive binary translation. A site whose access keeps faulting (a kernel copy to
- * or from an application, a device register, data beside code) becomes a callout that goes through
- * the software TLB and never faults; forms without one leave to the emulator.
+ * lower_adapted.c: adaptive binary translation. A site whose access keeps faulting (a kernel copy
+ * to or from an application, a device register, data beside code) becomes a callout that goes
+ * through the software TLB and never faults; forms without one leave to the emulator.
  */
 #include "bt/bt_internal.h"
 
 static bool is_gpr(const struct insn_op *op) {
-    return op->type == OP_REG && (op->reg_class == RC_GPR8 || op->reg_class == RC_GPR16 ||
-                                  op->reg_class == RC_GPR32);
+    return op->type == OP_REG &&
+           (op->reg_class == RC_GPR8 || op->reg_class == RC_GPR16 || op->reg_class == RC_GPR32);
 }
 
 /* MOV, MOVZX and MOVSX between memory of a flat segment and a register or immediate. */

@@ -126,10 +126,12 @@ static void lower_continuation(struct translation *t) {
     lower_eip_check(t, t->next_eip, HOT_STUB_RETURN_MISS);
 }
 
-static bool backward(const struct bt_tinsn *ti, u32 target) { return target <= ti->eip; }
+static bool backward(const struct bt_tinsn *ti, u32 target) {
+    return target <= ti->eip;
+}
 
-/* No poll where calls pair: a loop of calls alone overflows the return stack, and that fault looks for
- * kicks (fault.c). */
+/* No poll where calls pair: a loop of calls alone overflows the return stack, and that fault looks
+ * for kicks (fault.c). */
 static void lower_call(struct translation *t, const struct bt_tinsn *ti) {
     const struct insn *in = &ti->in;
     bool pair = t->bt->config.retstack;

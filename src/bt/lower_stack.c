@@ -1,9 +1,9 @@
 /*
  * lower_stack.c: guest stack instructions. The guest's ESP is r12; the host's RSP is the return
- * stack and is never used for guest data. ESP moves only after every access has succeeded. Pushes and
- * pops in a row do not each move r12: the distance is kept in the translation (and in the PC table, for
- * faults) and settled before anything that looks at r12 itself. A chain of LEAs would otherwise be as
- * long as the prologue, where the hardware's stack engine has none.
+ * stack and is never used for guest data. ESP moves only after every access has succeeded. Pushes
+ * and pops in a row do not each move r12: the distance is kept in the translation (and in the PC
+ * table, for faults) and settled before anything that looks at r12 itself. A chain of LEAs would
+ * otherwise be as long as the prologue, where the hardware's stack engine has none.
  */
 #include "bt/bt_internal.h"
 

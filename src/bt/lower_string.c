@@ -16,7 +16,7 @@ void bt_lower_string(struct translation *t, const struct bt_tinsn *ti) {
     struct emit *e = &t->e;
     const struct insn *in = &ti->in;
     u8 group = in->opcode & 0xfe;
-    bool uses_edi = group != 0xac;                                 /* all but LODS */
+    bool uses_edi = group != 0xac;                                   /* all but LODS */
     bool uses_esi = group == 0xa4 || group == 0xa6 || group == 0xac; /* MOVS, CMPS, LODS */
     if (uses_edi)
         to_pointer(e, H_RDI);

@@ -14,8 +14,9 @@ static void lower_pushf(struct translation *t) {
     emit_u8(e, 0x58);
     /* The bit sets are disjoint: LEA adds them without touching the flags. */
     emit_load32(e, H_R9, hot_mem(HOT_FLAG_IF));
-    emit_lea32(e, H_R8,
-               (struct host_mem){.base = H_R8, .index = H_R9, .scale = 1, .disp = -HOST_FLAGS_REST});
+    emit_lea32(
+        e, H_R8,
+        (struct host_mem){.base = H_R8, .index = H_R9, .scale = 1, .disp = -HOST_FLAGS_REST});
     emit_load32(e, H_R9, hot_mem(HOT_FLAG_REST));
     emit_lea32(e, H_R8, (struct host_mem){.base = H_R8, .index = H_R9, .scale = 1});
     emit_store32(e, stack_mem(t, -4), H_R8);
@@ -147,13 +148,13 @@ static void lower_rdtsc_inline(struct translation *t) {
                                0x0f, 0x31,             /* rdtsc */
                                0x48, 0xc1, 0xe2, 0x20, /* shl rdx, 32 */
                                0x48, 0x09, 0xd0};      /* or rax, rdx */
-    static const u8 end[] = {0x48, 0x89, 0xc2,       /* mov rdx, rax */
-                             0x48, 0xc1, 0xea, 0x20, /* shr rdx, 32 */
-                             0x44, 0x8b, 0xc8,       /* mov r9d, eax */
-                             0x41, 0x8b, 0xc0,       /* mov eax, r8d */
-                             0x04, 0x7f,             /* add al, 7fh: OF */
-                             0x9e,                   /* sahf */
-                             0x41, 0x8b, 0xc1};      /* mov eax, r9d */
+    static const u8 end[] = {0x48, 0x89, 0xc2,         /* mov rdx, rax */
+                             0x48, 0xc1, 0xea, 0x20,   /* shr rdx, 32 */
+                             0x44, 0x8b, 0xc8,         /* mov r9d, eax */
+                             0x41, 0x8b, 0xc0,         /* mov eax, r8d */
+                             0x04, 0x7f,               /* add al, 7fh: OF */
+                             0x9e,                     /* sahf */
+                             0x41, 0x8b, 0xc1};        /* mov eax, r9d */
     emit_bytes(&t->e, begin, sizeof begin);
     emit_op_mem(&t->e, (struct host_op){.opcode = 0x03, .reg = H_RAX, .rex_w = true},
                 hot_mem(HOT_TSC_DELTA));

@@ -22,7 +22,9 @@ void bt_config_default(struct bt_config *config) {
 
 /* ---- creation ---- */
 
-static bool host_has_fsgsbase(void) { return getauxval(AT_HWCAP2) & 2; }
+static bool host_has_fsgsbase(void) {
+    return getauxval(AT_HWCAP2) & 2;
+}
 
 /* LAHF in 64-bit mode is the one thing the stubs need beyond the baseline. */
 static bool host_has_lahf64(void) {

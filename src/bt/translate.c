@@ -1,5 +1,6 @@
 /*
- * translate.c: makes one translation unit: decode and classify straight on, lower, record the PC table, verify, publish.
+ * translate.c: makes one translation unit: decode and classify straight on, lower, record the PC
+ * table, verify, publish.
  */
 #include "bt/bt_internal.h"
 
@@ -92,9 +93,8 @@ static void decode_unit(struct translation *t) {
     while (t->count < BT_MAX_UNIT_INSNS) {
         struct bt_tinsn *ti = &t->insn[t->count];
         ti->eip = t->eip + offset;
-        enum insn_status status =
-            insn_decode(&ti->in, ram + t->gpa + offset, MIN(room - offset, INSN_MAX_BYTES), true,
-                        true);
+        enum insn_status status = insn_decode(&ti->in, ram + t->gpa + offset,
+                                              MIN(room - offset, INSN_MAX_BYTES), true, true);
         if (status == INSN_MORE && t->count > 0)
             break; /* the next unit takes it */
         if (status == INSN_MORE && decode_spanning(t, ti, room))
@@ -212,8 +212,8 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
     start(t, bt, eip, gpa);
     decode_unit(t);
     const struct bt_tinsn *last = &t->insn[t->count - 1];
-    bool leaves = last->class == BT_CLASS_EMULATE ||
-                  (last->adapted && !bt_adapted_stays(&last->in));
+    bool leaves =
+        last->class == BT_CLASS_EMULATE || (last->adapted && !bt_adapted_stays(&last->in));
     t->counted = (u8)(t->count - (leaves ? 1 : 0));
     struct bt_unit *u = &bt->unit[bt->unit_count];
     *u = (struct bt_unit){.gpa = gpa,

@@ -275,8 +275,7 @@ static u32 match_sequence(struct verifier *v, u32 offset) {
     if ((n = match_string(v, offset)) || (n = match_segment_base(v, offset)) ||
         (n = match_sti_poll(v, offset)) || (n = match_icount(v, offset)) ||
         (n = match_pushf(v, offset)) || (n = match_popf(v, offset)) ||
-        (n = match_rdtsc(v, offset)) ||
-        (n = match_indirect(v, offset)) ||
+        (n = match_rdtsc(v, offset)) || (n = match_indirect(v, offset)) ||
         (n = match_callout(v, offset)))
         return n;
     return 0;

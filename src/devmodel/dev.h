@@ -52,7 +52,8 @@ struct dev_region_ops {
 struct dev_bus;
 struct dev_bus *dev_bus_create(void);
 void dev_bus_destroy(struct dev_bus *bus);
-/* Claims [base, base+count) ports; later claims shadow earlier ones. False when the table is full. */
+/* Claims [base, base+count) ports; later claims shadow earlier ones. False when the table is full.
+ */
 bool dev_bus_add_ports(struct dev_bus *bus, u16 base, u32 count, const struct dev_region_ops *ops,
                        void *opaque);
 bool dev_bus_add_mmio(struct dev_bus *bus, struct gpa base, u64 bytes,
@@ -86,10 +87,10 @@ struct dev_chardev {
 
 /* ---- What devices ask of the machine; drained by the monitor after every access ---- */
 struct dev_requests {
-    bool reset;     /* i8042 FEh, port 92h bit 0, port CF9h */
-    bool poweroff;  /* ACPI S5 */
-    bool exit;      /* isa-debug-exit */
-    int exit_code;  /* (v << 1) | 1 */
+    bool reset;        /* i8042 FEh, port 92h bit 0, port CF9h */
+    bool poweroff;     /* ACPI S5 */
+    bool exit;         /* isa-debug-exit */
+    int exit_code;     /* (v << 1) | 1 */
     bool intr_changed; /* the PIC's INTR output may have changed */
 };
 

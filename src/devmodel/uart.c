@@ -16,9 +16,9 @@
 
 enum {
     FIFO_BYTES = 16,
-    RX_POLL_READS = 8,     /* reads of LSR in a row that mean: the guest polls for input */
+    RX_POLL_READS = 8,      /* reads of LSR in a row that mean: the guest polls for input */
     RX_SETTLE_NS = 5000000, /* a driver that enables interrupts may yet turn the FIFO on */
-    RX_REFILL_NS = 300000, /* 16 bytes per period: more than a 115200 baud line carries */
+    RX_REFILL_NS = 300000,  /* 16 bytes per period: more than a 115200 baud line carries */
     TX_RETRY_NS = 1000000,
     IER_RDA = 1,
     IER_THRE = 2,

@@ -10,12 +10,13 @@
 #include "base/cpu.h"
 
 enum interp_result {
-    INTERP_OK,       /* one instruction done, eip advanced */
-    INTERP_FAULT,    /* cpu->fault holds the exception; state as before the instruction (REP: as
-                        after the last whole iteration), eip at the instruction */
-    INTERP_DELIVERED,/* INT n, INT3, IRET, far transfer, ...: control moved (also counts as done) */
-    INTERP_HALT,     /* HLT retired: cpu->halted set, eip advanced */
-    INTERP_REP_MORE  /* a REP string stopped after a bounded number of iterations; eip unchanged */
+    INTERP_OK,        /* one instruction done, eip advanced */
+    INTERP_FAULT,     /* cpu->fault holds the exception; state as before the instruction (REP: as
+                         after the last whole iteration), eip at the instruction */
+    INTERP_DELIVERED, /* INT n, INT3, IRET, far transfer, ...: control moved (also counts as done)
+                       */
+    INTERP_HALT,      /* HLT retired: cpu->halted set, eip advanced */
+    INTERP_REP_MORE   /* a REP string stopped after a bounded number of iterations; eip unchanged */
 };
 
 struct interp; /* decode cache and host-FP stubs */

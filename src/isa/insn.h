@@ -40,16 +40,17 @@ enum insn_field { FIELD_IMPLICIT, FIELD_MODRM_REG, FIELD_MODRM_RM, FIELD_OPCODE 
 #define INSN_NO_REG 0xff
 struct insn {
     u8 length;
-    u16 mnemonic; /* ZydisMnemonic */
-    u8 op_bytes;  /* effective operand size, 2 or 4 */
-    u8 addr_bytes; /* effective address size, 2 or 4 */
+    u16 mnemonic;   /* ZydisMnemonic */
+    u8 op_bytes;    /* effective operand size, 2 or 4 */
+    u8 addr_bytes;  /* effective address size, 2 or 4 */
     u8 stack_bytes; /* 2 or 4: SS.B at decode */
-    bool lock, rep, repne; /* prefixes as encoded (F3 and F2), even where mandatory; the last of F2/F3 wins.
-                              F3 0F BC/BD are BSF/BSR here: re-emit them without the F3 */
+    bool lock, rep,
+        repne; /* prefixes as encoded (F3 and F2), even where mandatory; the last of F2/F3 wins.
+                  F3 0F BC/BD are BSF/BSR here: re-emit them without the F3 */
     bool has_modrm, has_sib;
     u8 seg_override; /* enum seg, or INSN_NO_REG */
-    u8 map;    /* 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A, 4: 3DNow */
-    u8 opcode; /* last opcode byte */
+    u8 map;          /* 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A, 4: 3DNow */
+    u8 opcode;       /* last opcode byte */
     u8 modrm, sib;
     u8 opcode_offset; /* offset of the opcode byte in bytes[] */
     u8 modrm_offset;

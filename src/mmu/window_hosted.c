@@ -25,9 +25,9 @@
 #define ARENA_FIRST 0x100000000000ull
 #define ARENA_END 0x500000000000ull
 
-/* Windows are holes in the address space, because mapping a page into a hole takes 3.1 us and into a
- * reservation, which it splits, 4.8. What marks the place as taken is one inaccessible page in the
- * guard below the first window: another VM's MAP_FIXED_NOREPLACE fails on it. */
+/* Windows are holes in the address space, because mapping a page into a hole takes 3.1 us and into
+ * a reservation, which it splits, 4.8. What marks the place as taken is one inaccessible page in
+ * the guard below the first window: another VM's MAP_FIXED_NOREPLACE fails on it. */
 bool hosted_reserve(struct mmu_windows *ws, unsigned windows) {
     u64 bytes = WINDOW_BYTES + windows * WINDOW_STRIDE_BYTES;
     for (u64 at = ARENA_FIRST; at + bytes <= ARENA_END; at += ALIGN_UP(bytes, 1ull << 40)) {
@@ -56,7 +56,8 @@ void hosted_release(struct mmu_windows *ws) {
 bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable) {
     int prot = PROT_READ | (writable ? PROT_WRITE : 0);
     ws->mmu->stat_host_maps++;
-    int populate = bytes == PAGE_BYTES ? MAP_POPULATE : 0; /* spares the touch that follows a fault */
+    int populate =
+        bytes == PAGE_BYTES ? MAP_POPULATE : 0; /* spares the touch that follows a fault */
     return mmap((void *)host, bytes, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE | populate,
                 ws->mmu->ram_fd, (off_t)gpa) != MAP_FAILED;
 }

@@ -270,8 +270,8 @@ static u32 map_run(const struct change *c, u32 k) {
     return hosted_map(c->ws, at, gpa, (u64)(end - k) * PAGE_BYTES, want[k] & HOST_W) ? end : 0;
 }
 
-/* Makes pages [first, first + n) of the region map want[]: 0 is a hole. NO_ROOM: nothing was changed. HOST_FAILED: the
- * whole window was dropped, the region is gone. */
+/* Makes pages [first, first + n) of the region map want[]: 0 is a hole. NO_ROOM: nothing was
+ * changed. HOST_FAILED: the whole window was dropped, the region is gone. */
 static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct shadow_region *r,
                               u32 first, u32 n, u32 *want) {
     struct change c = {.ws = ws,
@@ -477,7 +477,8 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
 /* ---- Revalidation ---- */
 
 /* The mapping a live page should have after its entry changed. Rights are granted here too: a
- * neighbour whose rights change costs little in the same call, a write fault later costs a signal. */
+ * neighbour whose rights change costs little in the same call, a write fault later costs a signal.
+ */
 static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u32 host, u64 leaf,
                        unsigned *remaps) {
     u32 target = region_wanted(cpu, w, lin);

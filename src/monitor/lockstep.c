@@ -12,8 +12,8 @@
  * interpreter stops in front of it and translated code must hand it over. Flags that the manual
  * leaves undefined are not compared until an instruction defines them again.
  */
-#include "monitor/vm.h"
 #include "isa/insn.h"
+#include "monitor/vm.h"
 
 #include <stdlib.h>
 
@@ -23,7 +23,8 @@
 /* Journal entries that one instruction may need, a whole REP included. */
 #define STEP_ENTRIES (MAX_REP_ITERATIONS + 256)
 
-/* FXSAVE image: what both sides must agree on. FIP, FDP and FOP are the host's in translated code. */
+/* FXSAVE image: what both sides must agree on. FIP, FDP and FOP are the host's in translated code.
+ */
 enum { FX_MXCSR = 24, FX_ST = 32, FX_XMM = 160, FX_XMM_END = 288 };
 
 /* The state before instruction n of the unit (n = steps: after the last). */
@@ -457,8 +458,7 @@ static enum mon_exit compare(struct vm *vm, const struct bt_unit_info *unit, enu
     if (why == MON_EXIT_FAULT) {
         const struct guest_fault *a = &want->cpu.fault, *b = &vm->cpu->fault;
         if (a->vector != b->vector || a->has_error != b->has_error ||
-            (a->has_error && a->error != b->error) ||
-            (a->vector == VEC_PF && a->cr2 != b->cr2))
+            (a->has_error && a->error != b->error) || (a->vector == VEC_PF && a->cr2 != b->cr2))
             return report(vm, unit, want, "faults");
     }
     u64 bad;
@@ -475,8 +475,7 @@ enum mon_exit mon_lockstep_run(struct vm *vm) {
     struct bt_unit_info unit;
     bool pending = vm->lockstep->told_pending = dev_intr_pending(vm->dev);
     bt_set_interrupt_pending(vm->bt, pending);
-    if (!bt_unit_current(vm->bt, &unit) || unit.insns == 0 ||
-        !(unit.due || vm->opt.lockstep_all)) {
+    if (!bt_unit_current(vm->bt, &unit) || unit.insns == 0 || !(unit.due || vm->opt.lockstep_all)) {
         if (vm->opt.lockstep_all)
             bt_lockstep_compare(vm->bt);
         return (enum mon_exit)bt_run(vm->bt);

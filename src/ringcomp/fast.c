@@ -1,7 +1,8 @@
 /*
  * fast.c: INT n from ring 3 and the IRET that answers it, remembered. A system call reads the same
- * gate, code, stack and TSS entries each time; here their host addresses and values are kept with the
- * segments they led to, compared, and used again. Whatever is not the plain case goes the long way.
+ * gate, code, stack and TSS entries each time; here their host addresses and values are kept with
+ * the segments they led to, compared, and used again. Whatever is not the plain case goes the long
+ * way.
  */
 #include "ringcomp/rc_internal.h"
 
@@ -37,7 +38,9 @@ void rc_fast_forget(struct cpu *cpu) {
     fast_of(cpu)->down.known = fast_of(cpu)->up.known = false;
 }
 
-static bool same(const struct entry *e) { return load64(e->at) == e->value; }
+static bool same(const struct entry *e) {
+    return load64(e->at) == e->value;
+}
 
 static bool note(struct cpu *cpu, struct entry *e, u32 lin) {
     e->at = rc_host(cpu, lin, 8, MMU_READ | MMU_SUPERVISOR);
@@ -126,8 +129,8 @@ static void note_iret(struct cpu *cpu) {
         return;
     f->up.cs = cpu->seg[SEG_CS];
     f->up.ss = cpu->seg[SEG_SS];
-    f->up.known = f->up.cs.limit == UINT32_MAX && (f->up.cs.attr & ATTR_DB) &&
-                  flat_stack(&f->up.ss);
+    f->up.known =
+        f->up.cs.limit == UINT32_MAX && (f->up.cs.attr & ATTR_DB) && flat_stack(&f->up.ss);
 }
 
 /* Would IRET null one of the data segments? */
