@@ -123,10 +123,18 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(link, "direct branches to be linked")                                                        \
     X(indirect, "indirect branches not in the table")                                              \
     X(load_es, "loads of ES")                                                                      \
-    X(load_ds, "loads of DS") X(load_fs, "loads of FS") X(load_gs, "loads of GS") X(int, "INT n")  \
-        X(iret, "IRET") X(sysenter, "SYSENTER") X(sysexit, "SYSEXIT") X(popf, "POPF")              \
-            X(invlpg, "INVLPG") X(budget, "-icount budgets used up")                               \
-                X(access, "adapted memory accesses") X(string, "adapted string instructions")
+    X(load_ds, "loads of DS")                                                                      \
+    X(load_fs, "loads of FS")                                                                      \
+    X(load_gs, "loads of GS")                                                                      \
+    X(int, "INT n")                                                                                \
+    X(iret, "IRET")                                                                                \
+    X(sysenter, "SYSENTER")                                                                        \
+    X(sysexit, "SYSEXIT")                                                                          \
+    X(popf, "POPF")                                                                                \
+    X(invlpg, "INVLPG")                                                                            \
+    X(budget, "-icount budgets used up")                                                           \
+    X(access, "adapted memory accesses")                                                           \
+    X(string, "adapted string instructions")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -26,6 +26,7 @@
  *  - branches: direct ones inside the unit at an instruction boundary (not inside a sequence), or
  * to the direct entry of another unit; jmp/call [r15+HOT_STUB_*]; jmp/call [r13+disp32] and
  *    jmp/call [r13+r9*2] directly after lea r9d,[r8*4]; movzx r9d,r9w; ret
+ *  - POPF and RDTSC as lower_system.c emits them, byte for byte
  *  - pushfq; pop r8 (PUSHF) and pushfq ... popfq (-icount's count at the direct entry), no other
  * use of rsp but call and ret; r13, r14, r15 never written
  *  - no privileged, I/O, system-call, segment, XSAVE, AVX or 64-bit-only state instruction
@@ -333,15 +334,27 @@ static inline struct host_mem hot_mem(u32 offset) {
     X(LEA, "address arithmetic")                                                                   \
     X(INCDEC, "40-4F become FE/FF forms")                                                          \
     X(PUSH, "push")                                                                                \
-    X(POP, "pop") X(PUSHA, "pusha") X(POPA, "popa") X(LEAVE, "leave")                              \
-        X(PUSHF, "image composed inline") X(POPF, "callout") X(JMP, "jump")                        \
-            X(JCC, "conditional jump") X(LOOP, "loop, jcxz") X(CALL, "call") X(RET, "ret")         \
-                X(STRING, "string instruction") X(CLI, "virtual IF cleared inline")                \
-                    X(STI, "virtual IF set inline, then a poll")                                   \
-                        X(MOV, "mov, which may name a segment, control or debug register")         \
-                            X(INT, "delivered by a callout") X(IRET, "callout")                    \
-                                X(SYSENTER, "callout") X(SYSEXIT, "callout")                       \
-                                    X(RDTSC, "host TSC plus a delta inline") X(INVLPG, "callout")
+    X(POP, "pop")                                                                                  \
+    X(PUSHA, "pusha")                                                                              \
+    X(POPA, "popa")                                                                                \
+    X(LEAVE, "leave")                                                                              \
+    X(PUSHF, "image composed inline")                                                              \
+    X(POPF, "callout")                                                                             \
+    X(JMP, "jump")                                                                                 \
+    X(JCC, "conditional jump")                                                                     \
+    X(LOOP, "loop, jcxz")                                                                          \
+    X(CALL, "call")                                                                                \
+    X(RET, "ret")                                                                                  \
+    X(STRING, "string instruction")                                                                \
+    X(CLI, "virtual IF cleared inline")                                                            \
+    X(STI, "virtual IF set inline, then a poll")                                                   \
+    X(MOV, "mov, which may name a segment, control or debug register")                             \
+    X(INT, "delivered by a callout")                                                               \
+    X(IRET, "callout")                                                                             \
+    X(SYSENTER, "callout")                                                                         \
+    X(SYSEXIT, "callout")                                                                          \
+    X(RDTSC, "host TSC plus a delta inline")                                                       \
+    X(INVLPG, "callout")
 
 enum bt_class {
 #define X(name, help) BT_CLASS_##name,

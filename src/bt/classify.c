@@ -19,7 +19,6 @@
 #define ALU(mn) ROW(mn, PLAIN, NONE, 0, ALL, #mn)
 #define COND(mn, cls, rd, man) ROW(mn, cls, NONE, rd, 0, man)
 
-/* clang-format off: the rows stand in groups */
 static const struct bt_class_row rows[] = {
     /* integer arithmetic and logic */
     ALU(ADD),
@@ -546,8 +545,6 @@ static const struct bt_class_row rows[] = {
     ROW(PCMPISTRI, FP, NONE, 0, ALL, "PCMPISTRI"),
     ROW(PCMPISTRM, FP, NONE, 0, ALL, "PCMPISTRM"),
 };
-
-/* clang-format on */
 
 static const struct bt_class_row no_row = {0, BT_CLASS_EMULATE, PRIV_NONE, F_ARITH, 0, ""};
 
