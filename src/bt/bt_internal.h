@@ -369,14 +369,35 @@ enum bt_privilege {
     PRIV_IOPL,     /* IOPL-sensitive */
     PRIV_SENSITIVE /* reads or changes privileged state without trapping */
 };
+/* What CPUID must announce, at least: an instruction whose own bit is set but not this one is
+ * merely emulated. */
+enum bt_feature {
+    BT_FEATURE_NONE,
+    BT_FEATURE_FPU,
+    BT_FEATURE_TSC,
+    BT_FEATURE_CX8,
+    BT_FEATURE_SEP,
+    BT_FEATURE_CMOV,
+    BT_FEATURE_MMX,
+    BT_FEATURE_SSE,
+    BT_FEATURE_SSE2,
+    BT_FEATURE_SSSE3,
+    BT_FEATURE_SSE42,
+    BT_FEATURE_MOVBE,
+    BT_FEATURE_POPCNT,
+    BT_FEATURE_COUNT
+};
 struct bt_class_row {
     u16 mnemonic;
     u8 class, privilege;
+    u8 feature;                    /* enum bt_feature: what CPUID must announce */
     u16 flags_read, flags_written; /* arithmetic flags; written means always written */
     const char *manual;            /* SDM volume 2 entry */
 };
 /* The row of a mnemonic; one with class EMULATE for a mnemonic that has none. */
 const struct bt_class_row *bt_classify(u16 mnemonic);
+/* False: the emulator decides (#UD where CPUID does not announce the instruction). */
+bool bt_announced(const struct cpu_model *model, const struct insn *in);
 const char *bt_class_name(enum bt_class class);
 /* What the translator does with this instruction at this CPL. */
 enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok);

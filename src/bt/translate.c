@@ -55,6 +55,8 @@ static bool is_far(const struct insn *in) {
 
 static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     ti->class = bt_class_of(&ti->in, t->cpl, t->fp_ok);
+    if (!bt_announced(t->bt->cpu->model, &ti->in))
+        ti->class = BT_CLASS_EMULATE;
     if ((ti->class == BT_CLASS_JMP || ti->class == BT_CLASS_CALL || ti->class == BT_CLASS_RET) &&
         is_far(&ti->in))
         ti->class = BT_CLASS_EMULATE;

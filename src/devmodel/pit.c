@@ -134,8 +134,10 @@ static i64 next_rising(struct counter *c, i64 t) {
     }
 }
 
-static void arm(struct pit *p) {
-    i64 next = next_rising(&p->c[0], tick_now(p));
+/* t is the time at which the counter was last looked at or loaded: with a later one, an edge that
+ * fell in between (the host may take the CPU away at any point) would be lost. */
+static void arm(struct pit *p, i64 t) {
+    i64 next = next_rising(&p->c[0], t);
     if (next == NEVER_TICK)
         dev_timer_cancel(&p->timer);
     else
@@ -146,7 +148,7 @@ static void counter0_edge(void *opaque) {
     struct pit *p = opaque;
     dev_irq_set(&p->irq, false);
     dev_irq_set(&p->irq, true);
-    arm(p);
+    arm(p, tick_now(p));
     if (p->timer.deadline_ns != DEV_NEVER)
         dev_timer_arm(&p->timer, MAX(p->timer.deadline_ns, dev_now_ns(p->m) + SHORTEST_PERIOD_NS));
 }
@@ -270,7 +272,7 @@ static void write_control(struct pit *p, u8 value) {
                           .load_at = NEVER_TICK};
     if (which == 0) {
         dev_irq_set(&p->irq, out(c, t));
-        arm(p);
+        arm(p, t);
     }
 }
 
@@ -280,8 +282,9 @@ static void write_counter(struct pit *p, unsigned which, u8 value) {
     if (c->rw == 3 && !c->write_msb) {
         c->lsb = value;
         c->write_msb = true;
-        if (c->mode == 0) /* the first byte stops the counter and drops OUT */
-            c->counting = c->frozen = false;
+        if (c->mode != 0)
+            return;
+        c->counting = c->frozen = false; /* the first byte stops the counter and drops OUT */
     } else {
         u16 raw = c->rw == 1 ? value : c->rw == 2 ? (u16)(value << 8) : (u16)(value << 8 | c->lsb);
         c->write_msb = false;
@@ -290,7 +293,7 @@ static void write_counter(struct pit *p, unsigned which, u8 value) {
     if (which == 0) {
         if (c->mode == 0)
             dev_irq_set(&p->irq, out(c, t));
-        arm(p);
+        arm(p, t);
     }
 }
 
