@@ -43,8 +43,9 @@
 #define HOT_ARG2 HOT(144)
 #define HOT_CALLOUT_RETURN HOT(152) /* where a returning callout goes back to */
 #define HOT_STUB_CALLOUT_RETURNING HOT(160)
-#define HOT_STUB_LOAD_SEGMENT HOT(168) /* the returning callout of CO_LOAD_*, tried inline first   \
-                                        */
+#define HOT_STUB_LOAD_SEGMENT                                                                      \
+    HOT(168) /* the returning callout of CO_LOAD_*, tried inline first                             \
+              */
 #define HOT_SCRATCH HOT(176)
 /* Per CO_LOAD_*, what the last load found: host address of the descriptor, minus its value, minus
  * the selector. Equal again means nothing to do. */

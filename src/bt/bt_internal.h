@@ -39,6 +39,7 @@
 #include "bt/bt_contract.h"
 #include "isa/insn.h"
 #include "mmu/mmu.h"
+#include "ringcomp/ringcomp.h"
 
 /* The engine area of struct cpu: what emitted code and stubs address from r15. */
 struct bt_hot {
@@ -399,6 +400,7 @@ const struct bt_class_row *bt_classify(u16 mnemonic);
 /* False: the emulator decides (#UD where CPUID does not announce the instruction). */
 bool bt_announced(const struct cpu_model *model, const struct insn *in);
 const char *bt_class_name(enum bt_class class);
+bool bt_has_prefix66(const struct insn *in);
 /* What the translator does with this instruction at this CPL. */
 enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok);
 /* Arithmetic flags read before written / surely written, exact for this form (shift counts). */
@@ -525,15 +527,15 @@ void bt_remove_fault_handlers(struct bt *bt);
 /* Internal exit value: go round bt_run's loop again (translate, drain, ...). */
 #define BT_EXIT_AGAIN 0x100u
 
-/* The same tests as ringcomp's, inline for the dispatch path. */
-static inline bool segment_full(const struct segment *s) {
-    return s->limit == UINT32_MAX && (s->attr & (ATTR_NULL | ATTR_P | ATTR_S)) == (ATTR_P | ATTR_S);
+/* Code and stack of the mode that is translated: flat and 32-bit. */
+static inline bool bt_code_and_stack_flat(const struct cpu *cpu) {
+    const struct segment *cs = &cpu->seg[SEG_CS], *ss = &cpu->seg[SEG_SS];
+    return rc_segment_is_flat_code(cs) && rc_segment_is_flat_data(ss) &&
+           (cs->attr & ss->attr & ATTR_DB);
 }
-static inline bool data_segment_unlimited(const struct segment *s) {
-    return segment_full(s) && (s->attr & (ATTR_CODE | ATTR_E | ATTR_W)) == ATTR_W;
-}
-static inline bool code_segment_flat(const struct segment *s) {
-    return segment_full(s) && s->base == 0 && (s->attr & ATTR_CODE) && (s->attr & ATTR_DB);
+/* Arithmetic flags as LAHF and SETO leave them: AH = SF ZF AF PF CF, AL = OF. */
+static inline u16 bt_flags16(u32 eflags) {
+    return (u16)(((eflags & 0xd5) << 8) | ((eflags >> 11) & 1));
 }
 
 /* ---- trace.c ---- */

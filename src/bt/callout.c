@@ -18,7 +18,7 @@ static u64 leave(struct cpu *cpu, u32 eip, u32 exit) {
 void hot_load_flags(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
     u32 f = cpu->eflags;
-    hot->flags16 = (u16)(((f & 0xd5) << 8) | ((f >> 11) & 1));
+    hot->flags16 = bt_flags16(f);
     hot->flag_if = f & F_IF;
     /* RF lasts for one instruction, and none here looks at it. */
     hot->flag_rest = (f & ~(u32)(F_ARITH | F_IF | F_RF)) | F_FIXED;
@@ -33,7 +33,7 @@ void hot_store_flags(struct cpu *cpu) {
 /* Where translated code finds the base of FS or GS. */
 static u64 base_pointer(const struct cpu *cpu, enum seg seg) {
     const struct segment *s = &cpu->seg[seg];
-    return data_segment_unlimited(s) ? (u64)&s->base : (u64)cpu + CPU_POISON_OFFSET;
+    return rc_segment_is_unlimited(s) ? (u64)&s->base : (u64)cpu + CPU_POISON_OFFSET;
 }
 
 void hot_load_segments(struct cpu *cpu) {
@@ -186,11 +186,9 @@ static bool transfer_translatable(struct cpu *cpu) {
     }
     hot->selectors[SEG_CS] = cpu->seg[SEG_CS].selector;
     hot->selectors[SEG_SS] = cpu->seg[SEG_SS].selector;
-    const struct segment *ss = &cpu->seg[SEG_SS];
     if ((cpu->eflags & (F_VM | F_TF | F_DF | F_AC)) || (cpu->cpl != 0 && cpu->cpl != 3))
         return bt_mode_translatable(cpu);
-    return code_segment_flat(&cpu->seg[SEG_CS]) && ss->base == 0 && data_segment_unlimited(ss) &&
-           (ss->attr & ATTR_DB);
+    return bt_code_and_stack_flat(cpu);
 }
 
 /* Continue at cpu->eip after the ring, flags or segments changed. */

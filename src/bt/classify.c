@@ -284,7 +284,7 @@ static const struct bt_class_row rows[] = {
     FPU(FNSTSW, FPU),
     FPU(FNCLEX, FPU),
     FPU(FNOP, FPU),
-    FPU(FISTTP, FPU),
+    FPU(FISTTP, SSSE3),
     FPU(FWAIT, FPU),
     NEEDS(CMOV, FCOMI, FP, NONE, 0, F_ZF | F_PF | F_CF, "FCOMI/FCOMIP/FUCOMI/FUCOMIP"),
     NEEDS(CMOV, FCOMIP, FP, NONE, 0, F_ZF | F_PF | F_CF, "FCOMI/FCOMIP/FUCOMI/FUCOMIP"),
@@ -594,6 +594,14 @@ static bool is_sse_form(const struct insn *in) {
     return in->map != 0;
 }
 
+/* 66 is an operand size, or in the other maps possibly part of the opcode. */
+bool bt_has_prefix66(const struct insn *in) {
+    for (unsigned i = 0; i < in->opcode_offset; i++)
+        if (in->bytes[i] == 0x66)
+            return true;
+    return false;
+}
+
 /* Where CPUID announces each feature: word 0 is leaf 1 EDX, word 1 leaf 1 ECX. */
 bool bt_announced(const struct cpu_model *model, const struct insn *in) {
     static const struct {
@@ -608,7 +616,9 @@ bool bt_announced(const struct cpu_model *model, const struct insn *in) {
     if (is_sse_form(in) &&
         (in->mnemonic == ZYDIS_MNEMONIC_MOVSD || in->mnemonic == ZYDIS_MNEMONIC_CMPSD))
         feature = BT_FEATURE_SSE2; /* not the string instructions of that name */
-    if (feature == BT_FEATURE_MMX && has_class(in, RC_XMM))
+    /* The integer instructions of MMX and SSE came to the XMM registers with SSE2. */
+    bool integer = feature == BT_FEATURE_MMX || (feature == BT_FEATURE_SSE && bt_has_prefix66(in));
+    if (integer && has_class(in, RC_XMM))
         feature = BT_FEATURE_SSE2;
     if (feature == BT_FEATURE_NONE || !model)
         return true;

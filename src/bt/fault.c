@@ -39,8 +39,7 @@ static void save_registers(struct cpu *cpu, const greg_t *g) {
                                  REG_R12, REG_RBP, REG_RSI, REG_RDI};
     for (int i = 0; i < 8; i++)
         cpu->gpr[i] = (u32)g[order[i]];
-    u32 f = (u32)g[REG_EFL];
-    bt_hot(cpu)->flags16 = (u16)(((f & 0xd5) << 8) | ((f >> 11) & 1));
+    bt_hot(cpu)->flags16 = bt_flags16((u32)g[REG_EFL]);
     bt_hot(cpu)->return_rsp = (u64)g[REG_RSP];
 }
 

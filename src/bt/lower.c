@@ -58,17 +58,9 @@ static bool keeps_rep(const struct insn *in) {
     return true;
 }
 
-/* 66 is an operand size, or in the other maps possibly part of the opcode. */
-static bool has_prefix66(const struct insn *in) {
-    for (unsigned i = 0; i < in->opcode_offset; i++)
-        if (in->bytes[i] == 0x66)
-            return true;
-    return false;
-}
-
 static struct host_op host_op_of(const struct insn *in) {
     struct host_op op = {
-        .p66 = has_prefix66(in),
+        .p66 = bt_has_prefix66(in),
         .rep = in->rep && keeps_rep(in),
         .repne = in->repne && keeps_rep(in),
         .lock = in->lock,
@@ -145,7 +137,7 @@ static void lower_moffs(struct translation *t, const struct insn *in) {
 static void lower_short_form(struct translation *t, const struct insn *in) {
     struct emit *e = &t->e;
     const struct insn_op *low = operand_in_field(in, FIELD_OPCODE);
-    if (has_prefix66(in))
+    if (bt_has_prefix66(in))
         emit_u8(e, 0x66);
     if (is_word_gpr(low) && low->reg == R_ESP)
         emit_u8(e, 0x41);

@@ -181,10 +181,6 @@ void bt_flush(struct bt *bt) {
 
 /* ---- mode and views ---- */
 
-static bool data_flat(const struct segment *s) {
-    return s->base == 0 && data_segment_unlimited(s);
-}
-
 bool bt_mode_translatable(const struct cpu *cpu) {
     if (!(cpu->cr0 & CR0_PE) || (cpu->eflags & (F_VM | F_TF | F_DF)))
         return false;
@@ -194,9 +190,8 @@ bool bt_mode_translatable(const struct cpu *cpu) {
         return false;
     if (cpu->dr[7] & 0xff)
         return false;
-    return code_segment_flat(&cpu->seg[SEG_CS]) && data_flat(&cpu->seg[SEG_SS]) &&
-           (cpu->seg[SEG_SS].attr & ATTR_DB) && data_flat(&cpu->seg[SEG_DS]) &&
-           data_flat(&cpu->seg[SEG_ES]);
+    return bt_code_and_stack_flat(cpu) && rc_segment_is_flat_data(&cpu->seg[SEG_DS]) &&
+           rc_segment_is_flat_data(&cpu->seg[SEG_ES]);
 }
 
 void bt_reset_return_stack(struct bt *bt, bool user) {

@@ -56,8 +56,7 @@ static bool note_descriptor(struct cpu *cpu, struct entry *e, u16 selector) {
 }
 
 static bool flat_stack(const struct segment *ss) {
-    return ss->base == 0 && ss->limit == UINT32_MAX && (ss->attr & ATTR_DB) &&
-           rc_segment_is_flat(ss);
+    return (ss->attr & ATTR_DB) && rc_segment_is_flat_data(ss);
 }
 
 /* ---- INT n ---- */

@@ -187,11 +187,6 @@ static inline bool rc_in_limit(const struct segment *s, u32 offset, unsigned byt
     }
     return offset <= s->limit && bytes - 1 <= s->limit - offset;
 }
-/* rc_segment_is_unlimited(), inlined. */
-static inline bool rc_unlimited(const struct segment *s) {
-    return s->limit == 0xffffffffu && (s->attr & (ATTR_NULL | ATTR_P | ATTR_S | ATTR_CODE | ATTR_E |
-                                                  ATTR_W)) == (ATTR_P | ATTR_S | ATTR_W);
-}
 static inline u32 rc_stack_mask(const struct segment *ss) {
     return ss->attr & ATTR_DB ? 0xffffffffu : 0xffffu;
 }

@@ -36,11 +36,23 @@ bool rc_verify(struct cpu *cpu, u16 selector, bool for_write, bool *ok);
 /* Limit, type and presence check of an access of `bytes` at seg:offset and its linear address.
  * Raises #GP(0), or #SS(0) for SS. Flat segments pass at once. access: MMU_READ/MMU_WRITE bits. */
 bool rc_linear(struct cpu *cpu, enum seg seg, u32 offset, unsigned bytes, bool write, u32 *lin);
-/* True for an expand-up, writable (readable for CS), present data segment of base 0 and limit 4
- * GiB. */
-bool rc_segment_is_flat(const struct segment *s);
-/* True when limit is 4 GiB, usable and writable (base may be anything). */
-bool rc_segment_is_unlimited(const struct segment *s);
+/* True for a present, writable, expand-up data segment of limit 4 GiB (base may be anything). */
+static inline bool rc_segment_is_unlimited(const struct segment *s) {
+    u32 mask = ATTR_NULL | ATTR_P | ATTR_S | ATTR_CODE | ATTR_E | ATTR_W;
+    return s->limit == UINT32_MAX && (s->attr & mask) == (ATTR_P | ATTR_S | ATTR_W);
+}
+/* The same with base 0: accesses through it cost and check nothing. */
+static inline bool rc_segment_is_flat_data(const struct segment *s) {
+    return s->base == 0 && rc_segment_is_unlimited(s);
+}
+/* A present, readable code segment of base 0 and limit 4 GiB. */
+static inline bool rc_segment_is_flat_code(const struct segment *s) {
+    u32 code = ATTR_P | ATTR_S | ATTR_CODE | ATTR_R;
+    return s->base == 0 && s->limit == UINT32_MAX && (s->attr & (ATTR_NULL | code)) == code;
+}
+static inline bool rc_segment_is_flat(const struct segment *s) {
+    return rc_segment_is_flat_data(s) || rc_segment_is_flat_code(s);
+}
 
 /* ---- Far transfers and the stack (transfer.c, iret.c, stack.c) ---- */
 /* op_bytes 2 or 4. They set CS, EIP (and SS:ESP, CPL) on success. Through a TSS or task gate, and

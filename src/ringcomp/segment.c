@@ -189,21 +189,10 @@ bool rc_verify(struct cpu *cpu, u16 selector, bool for_write, bool *ok) {
 
 /* ---- Using a segment: SDM volume 3, sections 5.3 "Limit Checking" and 5.4 "Type Checking" ---- */
 
-bool rc_segment_is_unlimited(const struct segment *s) {
-    return rc_unlimited(s);
-}
-
-bool rc_segment_is_flat(const struct segment *s) {
-    u32 code = ATTR_P | ATTR_S | ATTR_CODE | ATTR_R;
-    if (s->base != 0)
-        return false;
-    return rc_unlimited(s) || (s->limit == 0xffffffffu && (s->attr & (ATTR_NULL | code)) == code);
-}
-
 bool rc_linear(struct cpu *cpu, enum seg seg, u32 offset, unsigned bytes, bool write, u32 *lin) {
     const struct segment *s = &cpu->seg[seg];
     *lin = s->base + offset;
-    if (likely(rc_unlimited(s)))
+    if (likely(rc_segment_is_unlimited(s)))
         return true;
     bool usable = !(s->attr & ATTR_NULL) && (s->attr & ATTR_P);
     bool type_ok =

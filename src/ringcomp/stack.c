@@ -15,7 +15,7 @@ static inline void store_slot(u8 *p, unsigned bytes, u32 value) {
 static bool push_frame_slow(struct cpu *cpu, const struct segment *ss, u32 *esp,
                             const struct rc_frame *f, unsigned access, u32 ss_error) {
     u32 mask = rc_stack_mask(ss);
-    bool flat = rc_unlimited(ss);
+    bool flat = rc_segment_is_unlimited(ss);
     for (unsigned i = 0; i < f->count; i++) {
         u32 offset = (*esp - (i + 1) * f->bytes) & mask;
         if (!flat && !rc_in_limit(ss, offset, f->bytes))
@@ -37,7 +37,7 @@ bool rc_push_frame(struct cpu *cpu, const struct segment *ss, u32 *esp, const st
     u32 total = f->count * f->bytes;
     u32 low = *esp - total;
     u8 *p = NULL;
-    if (likely(ss->attr & ATTR_DB) && (rc_unlimited(ss) || rc_in_limit(ss, low, total)))
+    if (likely(ss->attr & ATTR_DB) && (rc_segment_is_unlimited(ss) || rc_in_limit(ss, low, total)))
         p = rc_host(cpu, ss->base + low, total, access | MMU_WRITE);
     if (unlikely(!p))
         return push_frame_slow(cpu, ss, esp, f, access, ss_error);
@@ -51,7 +51,7 @@ bool rc_push_frame(struct cpu *cpu, const struct segment *ss, u32 *esp, const st
 static bool read_slot(struct cpu *cpu, u32 offset, unsigned bytes, u32 *value) {
     const struct segment *ss = &cpu->seg[SEG_SS];
     u32 raw = 0;
-    if (!rc_unlimited(ss) && !rc_in_limit(ss, offset, bytes))
+    if (!rc_segment_is_unlimited(ss) && !rc_in_limit(ss, offset, bytes))
         return cpu_fault_error(cpu, VEC_SS, 0);
     if (!mmu_read(cpu, ss->base + offset, &raw, bytes, MMU_READ))
         return false;
@@ -62,7 +62,7 @@ static bool read_slot(struct cpu *cpu, u32 offset, unsigned bytes, u32 *value) {
 bool rc_peek_frame(struct cpu *cpu, u32 skip, unsigned count, unsigned bytes, u32 *slot) {
     const struct segment *ss = &cpu->seg[SEG_SS];
     u32 mask = rc_stack_mask(ss), esp = (u32)cpu->gpr[R_ESP] + skip;
-    if (likely(bytes == 4 && mask == 0xffffffffu && rc_unlimited(ss))) {
+    if (likely(bytes == 4 && mask == 0xffffffffu && rc_segment_is_unlimited(ss))) {
         const u8 *p = rc_host(cpu, ss->base + esp, count * 4, MMU_READ);
         if (likely(p != NULL)) {
             for (unsigned i = 0; i < count; i++)
@@ -79,7 +79,7 @@ bool rc_peek_frame(struct cpu *cpu, u32 skip, unsigned count, unsigned bytes, u3
 bool rc_push(struct cpu *cpu, u32 value, unsigned bytes) {
     const struct segment *ss = &cpu->seg[SEG_SS];
     u32 esp = (u32)cpu->gpr[R_ESP], offset = (esp - bytes) & rc_stack_mask(ss);
-    if (!rc_unlimited(ss) && !rc_in_limit(ss, offset, bytes))
+    if (!rc_segment_is_unlimited(ss) && !rc_in_limit(ss, offset, bytes))
         return cpu_fault_error(cpu, VEC_SS, 0);
     u8 *p = rc_host(cpu, ss->base + offset, bytes, MMU_WRITE);
     if (likely(p != NULL))

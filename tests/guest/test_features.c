@@ -12,6 +12,8 @@ CODE(f_fxsr, "fxsave scratch; fxrstor scratch" DONE);
 CODE(f_mmx, "pxor %mm0,%mm0; emms" DONE);
 CODE(f_sse, "xorps %xmm0,%xmm0" DONE);
 CODE(f_sse2, "pxor %xmm0,%xmm0; pause" DONE);
+CODE(f_sse2_integer, "pavgb %xmm0,%xmm0" DONE);
+CODE(f_sse3_x87, "fninit; fld1; fisttpl scratch" DONE);
 CODE(f_clflush, "clflush scratch" DONE);
 CODE(f_sse3, "haddps %xmm0,%xmm0" DONE);
 CODE(f_ssse3, "pabsd %xmm0,%xmm0" DONE);
@@ -52,16 +54,17 @@ static const struct {
     const u8 *code;
     u8 leaf, bit;
 } features[] = {
-    {f_cmov, L1D, 15},    {f_cx8, L1D, 8},      {f_tsc, L1D, 4},     {f_fxsr, L1D, 24},
-    {f_mmx, L1D, 23},     {f_sse, L1D, 25},     {f_sse2, L1D, 26},   {f_clflush, L1D, 19},
-    {f_sse3, L1C, 0},     {f_ssse3, L1C, 9},    {f_sse41, L1C, 19},  {f_sse42, L1C, 20},
-    {f_popcnt, L1C, 23},  {f_movbe, L1C, 22},   {f_pclmul, L1C, 1},  {f_aes, L1C, 25},
-    {f_rdrand, L1C, 30},  {f_rdseed, L7B, 18},  {f_xgetbv, L1C, 27}, {f_avx, L1C, 28},
-    {f_avx2, L7B, 5},     {f_bmi1, L7B, 3},     {f_bmi2, L7B, 8},    {f_fma, L1C, 12},
-    {f_f16c, L1C, 29},    {f_avx512, L7B, 16},  {f_adx, L7B, 19},    {f_clflushopt, L7B, 23},
-    {f_rdtscp, X1D, 27},  {f_rdpid, L7C, 22},   {f_3dnow, X1D, 31},  {f_sse4a, X1C, 6},
-    {f_sha, L7B, 29},     {f_gfni, L7C, 8},     {f_xsave, L1C, 27},  {f_pkru, L7C, 4},
-    {f_vmcall, NEVER, 0}, {f_getsec, NEVER, 0}, {f_tbm, X1C, 21},
+    {f_sse2_integer, L1D, 26}, {f_sse3_x87, L1C, 0},    {f_cmov, L1D, 15},    {f_cx8, L1D, 8},
+    {f_tsc, L1D, 4},           {f_fxsr, L1D, 24},       {f_mmx, L1D, 23},     {f_sse, L1D, 25},
+    {f_sse2, L1D, 26},         {f_clflush, L1D, 19},    {f_sse3, L1C, 0},     {f_ssse3, L1C, 9},
+    {f_sse41, L1C, 19},        {f_sse42, L1C, 20},      {f_popcnt, L1C, 23},  {f_movbe, L1C, 22},
+    {f_pclmul, L1C, 1},        {f_aes, L1C, 25},        {f_rdrand, L1C, 30},  {f_rdseed, L7B, 18},
+    {f_xgetbv, L1C, 27},       {f_avx, L1C, 28},        {f_avx2, L7B, 5},     {f_bmi1, L7B, 3},
+    {f_bmi2, L7B, 8},          {f_fma, L1C, 12},        {f_f16c, L1C, 29},    {f_avx512, L7B, 16},
+    {f_adx, L7B, 19},          {f_clflushopt, L7B, 23}, {f_rdtscp, X1D, 27},  {f_rdpid, L7C, 22},
+    {f_3dnow, X1D, 31},        {f_sse4a, X1C, 6},       {f_sha, L7B, 29},     {f_gfni, L7C, 8},
+    {f_xsave, L1C, 27},        {f_pkru, L7C, 4},        {f_vmcall, NEVER, 0}, {f_getsec, NEVER, 0},
+    {f_tbm, X1C, 21},
 };
 
 static bool announced(u8 leaf, u8 bit) {
