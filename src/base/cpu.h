@@ -211,6 +211,7 @@ struct cpu *cpu_create(void);
 void cpu_destroy(struct cpu *cpu);
 #define CPU_SAFEPOINT_OFFSET 4096
 #define CPU_POISON_OFFSET 8192
+#define CPU_BLOCK_BYTES (3 * PAGE_BYTES)
 
 static inline bool cpu_fault(struct cpu *cpu, u8 vector) {
     cpu->fault = (struct guest_fault){.vector = vector};

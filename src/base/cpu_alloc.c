@@ -3,18 +3,16 @@
  * protection is how an interrupt poll fires, then the poison page, which is never accessible.
  */
 #include "base/cpu.h"
-
-#include <sys/mman.h>
+#include "base/memory.h"
 
 _Static_assert(sizeof(struct cpu) <= CPU_SAFEPOINT_OFFSET, "struct cpu must fit its page");
 
 struct cpu *cpu_create(void) {
-    u8 *block =
-        mmap(NULL, 3 * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (block == MAP_FAILED)
+    u8 *block = memory_shared_alloc(CPU_BLOCK_BYTES);
+    if (!block)
         return NULL;
-    if (mprotect(block + CPU_POISON_OFFSET, PAGE_BYTES, PROT_NONE) != 0) {
-        munmap(block, 3 * PAGE_BYTES);
+    if (!memory_shared_protect(block + CPU_POISON_OFFSET, PAGE_BYTES, MEMORY_NONE)) {
+        memory_shared_free(block, CPU_BLOCK_BYTES);
         return NULL;
     }
     return (struct cpu *)block;
@@ -22,5 +20,5 @@ struct cpu *cpu_create(void) {
 
 void cpu_destroy(struct cpu *cpu) {
     if (cpu)
-        munmap(cpu, 3 * PAGE_BYTES);
+        memory_shared_free(cpu, CPU_BLOCK_BYTES);
 }

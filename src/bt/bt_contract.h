@@ -30,7 +30,7 @@
 #define HOT_EXIT HOT(68)        /* u32: value bt_enter returns */
 #define HOT_ARG0 HOT(72)        /* u32 callout arguments */
 #define HOT_ARG1 HOT(76)
-#define HOT_STUB_CALLOUT HOT(80) /* entry points of entry.S */
+#define HOT_STUB_CALLOUT HOT(80) /* entry points of entry_*.S */
 #define HOT_STUB_RETURN_MISS HOT(88)
 #define HOT_STUB_INDIRECT_MISS HOT(96)
 #define HOT_BUDGET HOT(104)   /* i64: -icount */

@@ -35,8 +35,10 @@
 #define RINGFOLD_BT_INTERNAL_H
 
 #include "base/cpu.h"
+#include "base/memory.h"
 #include "bt/bt.h"
 #include "bt/bt_contract.h"
+#include "bt/substrate.h"
 #include "isa/insn.h"
 #include "mmu/mmu.h"
 #include "ringcomp/ringcomp.h"
@@ -70,6 +72,8 @@ struct bt_hot {
     volatile bool safepoint_armed;
     bool interrupt_pending;
     bool ring_user; /* which ring's window, table and return stack are loaded */
+    u64 delta;      /* of the addresses loaded: 0, or ring3_delta while ring_user */
+    u64 null_descriptor;
     /* Per privilege [user]: what a change of ring loads. */
     u64 ring_window[2], ring_table[2], ring_return_rsp[2];
     u64 tsc_base;
@@ -210,8 +214,8 @@ struct bt_site {
 struct bt {
     struct cpu *cpu;
     struct bt_config config;
-    /* The cache: one memfd mapped twice. */
-    int cache_fd;
+    /* The cache: written at rw, executed at rx (and on metal by ring 3 at rx + ring3_delta). */
+    struct memory_code cache_memory;
     u8 *cache_rw;
     u8 *cache_rx;
     u32 cache_bytes, cache_used;
@@ -235,9 +239,11 @@ struct bt {
     u32 prefill_lin;
     bool fault_emulate; /* the last EMULATE exit came from a host fault at fault_gpa */
     u64 fault_gpa;
-    u32 user_view;       /* id of the view whose links the user return stack may hold */
-    u8 *return_stack[2]; /* [user]; guard page below each */
-    u64 return_top[2];
+    u32 user_view;         /* id of the view whose links the user return stack may hold */
+    u8 *return_stack[2];   /* [user]; guard page below each */
+    u64 return_top[2];     /* as translated code of that ring sees it */
+    u64 ring3_delta;       /* ring 3 sees shared memory this much above: 0 when hosted */
+    u64 stub_shift;        /* the stubs run this much above where they were linked: 0 when hosted */
     u32 recent[BT_RECENT]; /* units entered by the dispatcher */
     u32 recent_next;
     u32 last_unit_insns;
@@ -253,8 +259,25 @@ struct bt {
     u32 breakpoint[BT_MAX_BREAKPOINTS]; /* linear addresses that are left to the emulator */
     unsigned breakpoints;
     struct translation *translation; /* the translator's workspace */
-    void *fault_stack;               /* alternate signal stack */
+    struct substrate *substrate;     /* what the substrate keeps for this translator */
 };
+
+/* What translated code of ring 3 adds to the address of anything shared. */
+static inline u64 bt_ring_delta(const struct bt *bt, bool user) {
+    return user ? bt->ring3_delta : 0;
+}
+/* An address that translated code of either ring used, as the monitor knows it. */
+static inline u64 bt_plain_address(const struct bt *bt, u64 address) {
+    u64 shared = (u64)bt->cpu & ~(MEMORY_SHARED_MAX_BYTES - 1);
+    return address - bt->ring3_delta - shared < MEMORY_SHARED_MAX_BYTES ? address - bt->ring3_delta
+                                                                        : address;
+}
+/* Where translated code of a ring finds a stub of entry_*.S. */
+static inline u64 bt_stub(const struct bt *bt, const u8 *stub, bool user) {
+    return (u64)stub + bt->stub_shift + bt_ring_delta(bt, user);
+}
+
+#define VIEW_TABLE_BYTES (VIEW_ENTRIES * sizeof(u64))
 
 /* Return stack bytes per ring. */
 #define BT_RETURN_STACK_BYTES 65536
@@ -475,6 +498,9 @@ void lower_plain(struct translation *t, const struct insn *in);
 
 /* ---- cache.c ---- */
 bool cache_create(struct bt *bt, char *err, size_t err_bytes);
+/* Empties the jump table of one view, of all. */
+void cache_clear_view(struct bt *bt, unsigned view);
+void cache_clear_views(struct bt *bt);
 void cache_destroy(struct bt *bt);
 void cache_flush(struct bt *bt);
 u32 cache_find(const struct bt *bt, u64 gpa, u32 eip, u8 cpl, bool fp_ok);
@@ -487,16 +513,16 @@ void cache_unlink_cross_page(struct bt *bt);
 u32 cache_unit_at(const struct bt *bt, u64 pc); /* signal safe */
 const struct bt_pc *cache_pc_lookup(const struct bt *bt, const struct bt_unit *u, u32 host_offset);
 static inline const u8 *unit_indirect_entry(const struct bt *bt, u32 unit) {
-    return bt->cache_rx + bt->unit[unit].host;
+    return bt->cache_rx + bt->unit[unit].host + bt_ring_delta(bt, bt->unit[unit].cpl == 3);
 }
 static inline const u8 *unit_direct_entry(const struct bt *bt, u32 unit) {
-    return bt->cache_rx + bt->unit[unit].host_direct;
+    return bt->cache_rx + bt->unit[unit].host_direct + bt_ring_delta(bt, bt->unit[unit].cpl == 3);
 }
 /* Sites that keep faulting. */
 bool site_adapted(const struct bt *bt, u64 gpa);
 bool site_note_fault(struct bt *bt, u64 gpa, unsigned threshold); /* true when just adapted */
 
-/* ---- run.c, callout.c, callout_access.c, fault.c, entry.S ---- */
+/* ---- run.c, callout.c, callout_access.c, fault.c, entry_*.S ---- */
 #define BT_LEAVE 1 /* a callout's result: leave translated code */
 static inline bool bt_fp_allowed(const struct cpu *cpu) {
     return !(cpu->cr0 & (CR0_EM | CR0_TS)) && (cpu->cr4 & CR4_OSFXSR);
@@ -510,6 +536,8 @@ void hot_forget_segments(struct cpu *cpu);
 void hot_select_ring(struct cpu *cpu); /* window, view table and return stack of cpu->cpl */
 void hot_set_window(struct cpu *cpu, u64 base);
 void bt_reset_return_stack(struct bt *bt, bool user);
+/* Puts the sentinel frame back at its top. */
+void bt_clear_return_stack(struct bt *bt, bool user);
 void bt_disarm_safepoint(struct cpu *cpu);
 /* The unit at cpu->eip in the current mode: BT_NONE if not translated; *gpa its address. False when
  * the fetch faults or is not RAM. */
@@ -522,8 +550,6 @@ extern const u8 bt_stub_callout_returning[], bt_stub_load_segment[], bt_stub_und
     bt_stub_poll[], bt_fault_exit[];
 extern const u8 bt_enter_frame[]; /* inside bt_enter, for unwinders */
 extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
-bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes);
-void bt_remove_fault_handlers(struct bt *bt);
 /* Internal exit value: go round bt_run's loop again (translate, drain, ...). */
 #define BT_EXIT_AGAIN 0x100u
 

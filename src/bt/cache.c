@@ -1,14 +1,12 @@
 /*
- * cache.c: the translation cache: one memfd mapped twice (written through one mapping, executed
- * through the other), the units in it, their index by key and by physical page, links between them,
+ * cache.c: the translation cache (written through one mapping, executed through another), the units
+ * in it, their index by key and by physical page, links between them,
  * invalidation. When anything is full the whole cache is flushed.
  */
 #include "bt/bt_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 /* Table sizes in proportion to the cache: measured averages are about 200 host bytes, 1.5 slots and
  * 7 instructions per unit. */
@@ -28,17 +26,14 @@ static bool create_tables(struct bt *bt) {
 
 bool cache_create(struct bt *bt, char *err, size_t err_bytes) {
     bt->cache_bytes = (u32)bt->config.cache_bytes;
-    bt->cache_fd = memfd_create("translation-cache", MFD_CLOEXEC);
-    if (bt->cache_fd < 0 || ftruncate(bt->cache_fd, bt->cache_bytes) != 0) {
+    if (!memory_code_create(&bt->cache_memory, bt->cache_bytes)) {
         snprintf(err, err_bytes, "no memory for a translation cache of %u bytes", bt->cache_bytes);
         return false;
     }
-    void *rw = mmap(NULL, bt->cache_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, bt->cache_fd, 0);
-    void *rx = mmap(NULL, bt->cache_bytes, PROT_READ | PROT_EXEC, MAP_SHARED, bt->cache_fd, 0);
-    bt->cache_rw = rw == MAP_FAILED ? NULL : rw;
-    bt->cache_rx = rx == MAP_FAILED ? NULL : rx;
-    if (!rw || !rx || !create_tables(bt)) {
-        snprintf(err, err_bytes, "the host grants no executable mapping or no memory");
+    bt->cache_rw = bt->cache_memory.rw;
+    bt->cache_rx = bt->cache_memory.rx;
+    if (!create_tables(bt)) {
+        snprintf(err, err_bytes, "no memory for the translation cache's tables");
         return false;
     }
     cache_flush(bt);
@@ -46,12 +41,7 @@ bool cache_create(struct bt *bt, char *err, size_t err_bytes) {
 }
 
 void cache_destroy(struct bt *bt) {
-    if (bt->cache_rw)
-        munmap(bt->cache_rw, bt->cache_bytes);
-    if (bt->cache_rx)
-        munmap(bt->cache_rx, bt->cache_bytes);
-    if (bt->cache_fd >= 0)
-        close(bt->cache_fd);
+    memory_code_destroy(&bt->cache_memory);
     free(bt->unit);
     free(bt->slot);
     free(bt->pc);
@@ -191,11 +181,11 @@ static void kill_continuations(struct bt *bt, const struct bt_unit *u) {
 }
 
 static void unpublish(struct bt *bt, const struct bt_unit *u) {
-    u64 entry = (u64)(bt->cache_rx + u->host);
+    u64 entry = (u64)unit_indirect_entry(bt, (u32)(u - bt->unit));
     for (unsigned v = 0; v < MMU_MAX_VIEWS; v++) {
         u64 *table = bt->view[v].table;
         if (table && table[u->eip & (VIEW_ENTRIES - 1)] == entry)
-            table[u->eip & (VIEW_ENTRIES - 1)] = (u64)bt_stub_indirect_miss;
+            table[u->eip & (VIEW_ENTRIES - 1)] = bt_stub(bt, bt_stub_indirect_miss, v != 0);
     }
 }
 
@@ -246,10 +236,15 @@ void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes) {
     }
 }
 
-static void clear_view_tables(struct bt *bt) {
+void cache_clear_view(struct bt *bt, unsigned view) {
+    u64 miss = bt_stub(bt, bt_stub_indirect_miss, view != 0), *table = bt->view[view].table;
+    for (u32 i = 0; table && i < VIEW_ENTRIES; i++)
+        table[i] = miss;
+}
+
+void cache_clear_views(struct bt *bt) {
     for (unsigned v = 0; v < MMU_MAX_VIEWS; v++)
-        for (u32 i = 0; bt->view[v].table && i < VIEW_ENTRIES; i++)
-            bt->view[v].table[i] = (u64)bt_stub_indirect_miss;
+        cache_clear_view(bt, v);
 }
 
 void cache_flush(struct bt *bt) {
@@ -267,7 +262,7 @@ void cache_flush(struct bt *bt) {
     bt->unit_count = bt->slot_count = bt->pc_count = bt->cont_count = 0;
     bt->cache_used = 0;
     bt->generation++;
-    clear_view_tables(bt);
+    cache_clear_views(bt);
     bt_reset_return_stack(bt, false);
     bt_reset_return_stack(bt, true);
     bt->recent_next = 0;
@@ -277,6 +272,7 @@ void cache_flush(struct bt *bt) {
 /* ---- host pc -> unit ---- */
 
 u32 cache_unit_at(const struct bt *bt, u64 pc) {
+    pc = bt_plain_address(bt, pc);
     if (pc < (u64)bt->cache_rx || pc >= (u64)bt->cache_rx + bt->cache_used)
         return BT_NONE;
     u32 offset = (u32)(pc - (u64)bt->cache_rx);

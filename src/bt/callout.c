@@ -33,7 +33,8 @@ void hot_store_flags(struct cpu *cpu) {
 /* Where translated code finds the base of FS or GS. */
 static u64 base_pointer(const struct cpu *cpu, enum seg seg) {
     const struct segment *s = &cpu->seg[seg];
-    return rc_segment_is_unlimited(s) ? (u64)&s->base : (u64)cpu + CPU_POISON_OFFSET;
+    return (rc_segment_is_unlimited(s) ? (u64)&s->base : (u64)cpu + CPU_POISON_OFFSET) +
+           bt_hot(cpu)->delta;
 }
 
 void hot_load_segments(struct cpu *cpu) {
@@ -44,13 +45,17 @@ void hot_load_segments(struct cpu *cpu) {
         hot->selectors[i] = cpu->seg[i].selector;
 }
 
-static const u64 null_descriptor;
+/* Makes no sum zero. */
+static void forget_segment_cache(struct cpu *cpu, int which) {
+    struct bt_hot *hot = bt_hot(cpu);
+    hot->segment_cache[which] = (struct bt_segment_cache){
+        .descriptor = (u64)&hot->null_descriptor + hot->delta, .minus_value = 1};
+}
 
 void hot_forget_segments(struct cpu *cpu) {
     struct bt *bt = bt_hot(cpu)->bt;
-    for (int i = 0; i < 4; i++) { /* no sum is zero */
-        bt_hot(cpu)->segment_cache[i] =
-            (struct bt_segment_cache){.descriptor = (u64)&null_descriptor, .minus_value = 1};
+    for (int i = 0; i < 4; i++) {
+        forget_segment_cache(cpu, i);
         bt->known_segment[i][0].descriptor = bt->known_segment[i][1].descriptor = NULL;
     }
     rc_fast_forget(cpu);
@@ -71,21 +76,21 @@ static bool data_selectors_changed(const struct cpu *cpu) {
 static void forget_changed_segments(struct cpu *cpu) {
     struct bt_segment_cache *c = bt_hot(cpu)->segment_cache;
     for (int i = 0; i < 4; i++)
-        if (c[i].minus_selector + cpu->seg[cached_segment[i]].selector != 0) {
-            c[i].minus_value = 1;
-            c[i].descriptor = (u64)&null_descriptor;
-        }
+        if (c[i].minus_selector + cpu->seg[cached_segment[i]].selector != 0)
+            forget_segment_cache(cpu, i);
 }
 
 static void set_segment_cache(struct cpu *cpu, unsigned which, const void *descriptor, u64 value,
                               u16 selector) {
+    if (bt_hot(cpu)->delta) /* ring 3 does not reach the guest's tables where the monitor does */
+        return;
     bt_hot(cpu)->segment_cache[which] = (struct bt_segment_cache){
         .descriptor = (u64)descriptor, .minus_value = -value, .minus_selector = -(u64)selector};
 }
 
 static void remember_segment(struct cpu *cpu, unsigned which, u16 selector) {
     bool null = (selector & ~7) == 0;
-    const void *descriptor = &null_descriptor;
+    const void *descriptor = &bt_hot(cpu)->null_descriptor;
     if (!null)
         descriptor = selector & 4 ? NULL
                                   : mmu_host_pointer(cpu, cpu->gdtr.base + (selector & ~7u), 8,
@@ -113,21 +118,26 @@ static bool load_known_segment(struct cpu *cpu, unsigned which, u16 selector) {
     return true;
 }
 
-#define ARCH_SET_GS_CODE 0x1001
-static void set_gs_by_syscall(u64 base) {
-    long result;
-    register long nr __asm__("rax") = 158; /* arch_prctl */
-    __asm__ volatile("syscall"
-                     : "=a"(result)
-                     : "r"(nr), "D"(ARCH_SET_GS_CODE), "S"(base)
-                     : "rcx", "r11", "memory");
-}
-
 void hot_set_window(struct cpu *cpu, u64 base) {
     struct bt_hot *hot = bt_hot(cpu);
     if (hot->window != base && !hot->fsgsbase)
-        set_gs_by_syscall(base);
+        substrate_set_gs_base(base);
     hot->window = base;
+}
+
+/* Where the rings see shared memory at different addresses: what the hot area names is moved. */
+static void move_pointers(struct cpu *cpu, bool user) {
+    struct bt_hot *hot = bt_hot(cpu);
+    u64 by = bt_ring_delta(hot->bt, user) - hot->delta;
+    u64 *const moved[] = {&hot->stub_callout,       &hot->stub_callout_returning,
+                          &hot->stub_load_segment,  &hot->stub_return_miss,
+                          &hot->stub_indirect_miss, &hot->sti_poll,
+                          &hot->fs_base_ptr,        &hot->gs_base_ptr};
+    for (size_t i = 0; i < ARRAY_LEN(moved); i++)
+        *moved[i] += by;
+    hot->delta += by;
+    for (int i = 0; i < 4; i++)
+        forget_segment_cache(cpu, i);
 }
 
 void hot_select_ring(struct cpu *cpu) {
@@ -138,6 +148,8 @@ void hot_select_ring(struct cpu *cpu) {
         /* The kernel starts with an empty return stack: no application's frame is below it. */
         hot->return_rsp = user ? hot->ring_return_rsp[1] : hot->bt->return_top[0];
         hot->ring_user = user;
+        if (hot->bt->ring3_delta)
+            move_pointers(cpu, user);
     }
     hot_set_window(cpu, hot->ring_window[user]);
     hot->view_table = hot->ring_table[user];
@@ -241,8 +253,9 @@ static u64 leave_inside(struct cpu *cpu, u32 eip, u32 exit) {
     u32 index = bt->config.icount ? cache_unit_at(bt, hot->callout_return - 1) : BT_NONE;
     if (index != BT_NONE) {
         const struct bt_unit *u = &bt->unit[index];
-        const struct bt_pc *pc =
-            cache_pc_lookup(bt, u, (u32)(hot->callout_return - 1 - (u64)bt->cache_rx) - u->host);
+        const struct bt_pc *pc = cache_pc_lookup(
+            bt, u,
+            (u32)(bt_plain_address(bt, hot->callout_return - 1) - (u64)bt->cache_rx) - u->host);
         u32 ran = pc->index + (eip != u->eip + pc->guest);
         hot->budget += u->insns > ran ? u->insns - ran : 0;
     }

@@ -1,58 +1,30 @@
 /*
- * fault.c: the host fault handler. A signal raised inside translated code becomes a window fill, a
- * guest exception, an instruction to emulate, or an interrupt poll that fired; a signal from
- * anywhere else is a bug of the monitor and goes to the crash reporter.
+ * fault.c: host traps in translated code. One becomes a window fill, a guest exception, an
+ * instruction to emulate, or an interrupt poll that fired.
  *
- * Everything here runs on the alternate stack and is async-signal-safe.
+ * Everything here may run in a signal or trap handler, on its stack.
  */
 #include "bt/bt_internal.h"
 
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/auxv.h>
-#include <sys/mman.h>
-#include <ucontext.h>
-
-/* The one thread-local of the translator: where the host fault handler starts from. */
-static _Thread_local struct bt *current_bt;
-
-static const int fault_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-
-/* Host exception numbers as the kernel reports them in REG_TRAPNO. */
-enum {
-    TRAP_DE = 0,
-    TRAP_UD = 6,
-    TRAP_GP = 13,
-    TRAP_PF = 14,
-    TRAP_MF = 16,
-    TRAP_AC = 17,
-    TRAP_XM = 19
-};
-
-/* Guest registers out of the signal frame; the flags stay in the hot area until bt_run merges. */
-static void save_registers(struct cpu *cpu, const greg_t *g) {
-    static const int order[8] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX,
-                                 REG_R12, REG_RBP, REG_RSI, REG_RDI};
-    for (int i = 0; i < 8; i++)
-        cpu->gpr[i] = (u32)g[order[i]];
-    bt_hot(cpu)->flags16 = bt_flags16((u32)g[REG_EFL]);
-    bt_hot(cpu)->return_rsp = (u64)g[REG_RSP];
+/* Guest registers out of the trap; the flags stay in the hot area until bt_run merges. */
+static void save_registers(struct cpu *cpu, const struct bt_trap *t) {
+    for (u8 i = 0; i < 8; i++)
+        cpu->gpr[i] = (u32)t->reg[host_reg(i)];
+    bt_hot(cpu)->flags16 = bt_flags16((u32)t->rflags);
+    bt_hot(cpu)->return_rsp = t->reg[H_RSP];
 }
 
 /* Leaves translated code when the handler returns. */
-static void leave_from_handler(struct cpu *cpu, greg_t *g, u32 eip, u32 exit) {
+static void leave_from_handler(struct cpu *cpu, struct bt_trap *t, u32 eip, u32 exit) {
     struct bt_hot *hot = bt_hot(cpu);
-    save_registers(cpu, g);
+    save_registers(cpu, t);
     cpu->eip = eip;
     hot->exit = exit;
-    g[REG_R15] = (greg_t)cpu;
-    g[REG_RSP] = (greg_t)hot->host_rsp;
-    g[REG_RBP] = (greg_t)(hot->host_rsp + 64);
-    g[REG_RIP] = (greg_t)bt_fault_exit;
+    t->reg[H_R15] = (u64)cpu;
+    t->reg[H_RSP] = hot->host_rsp;
+    t->reg[H_RBP] = hot->host_rsp + 64;
+    t->rip = (u64)bt_fault_exit;
+    t->leave = true;
 }
 
 struct fault_place {
@@ -63,18 +35,18 @@ struct fault_place {
     u32 eip;
 };
 
-static void leave_unit(const struct fault_place *at, greg_t *g, u32 exit) {
+static void leave_unit(const struct fault_place *at, struct bt_trap *t, u32 exit) {
     struct bt_hot *hot = bt_hot(at->cpu);
     if (at->bt->config.icount) /* give back what did not run */
         hot->budget += at->unit->insns > at->pc->index ? at->unit->insns - at->pc->index : 0;
-    leave_from_handler(at->cpu, g, at->eip, exit);
+    leave_from_handler(at->cpu, t, at->eip, exit);
     at->cpu->gpr[R_ESP] = (u32)(at->cpu->gpr[R_ESP] + (u32)at->pc->esp);
 }
 
-static void emulate(const struct fault_place *at, greg_t *g) {
+static void emulate(const struct fault_place *at, struct bt_trap *t) {
     at->bt->fault_emulate = true;
     at->bt->fault_gpa = at->unit->gpa + at->pc->guest;
-    leave_unit(at, g, BT_EXIT_EMULATE);
+    leave_unit(at, t, BT_EXIT_EMULATE);
 }
 
 /* A ring-0 access to an application's page is not worth a mapping that the next CR3 load drops. */
@@ -84,14 +56,14 @@ static bool kernel_touches_user_page(const struct fault_place *at, struct glin l
            mmu_probe(at->cpu, lin, &x) && x.user;
 }
 
-static bool window_fault(const struct fault_place *at, greg_t *g, u64 address, bool write) {
+static bool window_fault(const struct fault_place *at, struct bt_trap *t, u64 address, bool write) {
     struct cpu *cpu = at->cpu;
     bool user = at->unit->cpl == 3;
     struct glin lin;
     if (!mmu_window_contains(cpu, address, user, &lin))
         return false;
     if (kernel_touches_user_page(at, lin)) {
-        emulate(at, g);
+        emulate(at, t);
         return true;
     }
     switch (mmu_window_fault(cpu, user, lin, write)) {
@@ -101,85 +73,82 @@ static bool window_fault(const struct fault_place *at, greg_t *g, u64 address, b
         at->bt->prefill_pending = user;
         at->bt->prefill_lin = (u32)lin.v;
         at->bt->prefill_write = write;
-        leave_unit(at, g, BT_EXIT_FAULT);
+        leave_unit(at, t, BT_EXIT_FAULT);
         break;
     default:
-        emulate(at, g);
+        emulate(at, t);
         break;
     }
     return true;
 }
 
 /* Where the host call at the fault was going, as a guest EIP. */
-static u32 call_target(const struct fault_place *at, const greg_t *g) {
+static u32 call_target(const struct fault_place *at, const struct bt_trap *t) {
     const struct bt *bt = at->bt;
-    const u8 *pc = (const u8 *)g[REG_RIP];
+    const u8 *pc = (const u8 *)bt_plain_address(bt, t->rip);
     u32 patch = (u32)(pc + 1 - bt->cache_rx);
     for (u32 i = 0; *pc == 0xe8 && i < at->unit->slot_count; i++)
         if (bt->slot[at->unit->slot_first + i].patch == patch)
             return bt->slot[at->unit->slot_first + i].target_eip;
-    return (u32)g[REG_R8];
+    return (u32)t->reg[H_R8];
 }
 
 /* The return stack is full: forget its frames and go on, or leave if a kick waits. The guest's own
  * push is done, so the place to leave at is the call's target. */
-static void return_stack_full(const struct fault_place *at, greg_t *g, bool user) {
-    u64 top = at->bt->return_top[user];
-    *(u64 *)top = (u64)bt_stub_underflow;
-    g[REG_RSP] = (greg_t)top;
+static void return_stack_full(const struct fault_place *at, struct bt_trap *t, bool user) {
+    bt_clear_return_stack(at->bt, user);
+    t->reg[H_RSP] = at->bt->return_top[user];
     if (bt_hot(at->cpu)->kick)
-        leave_from_handler(at->cpu, g, call_target(at, g), BT_EXIT_KICK);
+        leave_from_handler(at->cpu, t, call_target(at, t), BT_EXIT_KICK);
 }
 
-static bool page_fault(const struct fault_place *at, ucontext_t *uc, u64 address) {
-    greg_t *g = uc->uc_mcontext.gregs;
-    u64 base = (u64)at->cpu;
+static bool page_fault(const struct fault_place *at, struct bt_trap *t) {
+    u64 base = (u64)at->cpu, address = bt_plain_address(at->bt, t->address);
     if (address - (base + CPU_SAFEPOINT_OFFSET) < PAGE_BYTES) {
         bt_disarm_safepoint(at->cpu);
         at->bt->stats->safepoints++;
         if (at->pc->recovery == RECOVER_STI)
             at->cpu->shadow = SHADOW_STI;
-        leave_unit(at, g, BT_EXIT_KICK);
+        leave_unit(at, t, BT_EXIT_KICK);
         return true;
     }
     if (address - (base + CPU_POISON_OFFSET) < PAGE_BYTES) {
         if (at->pc->recovery == RECOVER_STI) {
             at->cpu->shadow = SHADOW_STI;
-            leave_unit(at, g, BT_EXIT_KICK);
+            leave_unit(at, t, BT_EXIT_KICK);
         } else if (at->pc->recovery == RECOVER_POPF) {
-            leave_unit(at, g, BT_EXIT_KICK);
+            leave_unit(at, t, BT_EXIT_KICK);
         } else {
             at->bt->fault_emulate = false; /* FS or GS base not usable: not the site's fault */
-            leave_unit(at, g, BT_EXIT_EMULATE);
+            leave_unit(at, t, BT_EXIT_EMULATE);
         }
         return true;
     }
     for (int user = 0; user < 2; user++)
         if (address - (u64)at->bt->return_stack[user] < PAGE_BYTES) {
-            return_stack_full(at, g, user);
+            return_stack_full(at, t, user);
             return true;
         }
-    return window_fault(at, g, address, g[REG_ERR] & 2);
+    return window_fault(at, t, address, t->error & 2);
 }
 
 /* Handles a fault whose host pc lies in a unit. False: not explicable, so a bug. */
-static bool unit_fault(const struct fault_place *at, ucontext_t *uc, const siginfo_t *info) {
-    greg_t *g = uc->uc_mcontext.gregs;
+static bool unit_fault(const struct fault_place *at, struct bt_trap *t) {
     at->bt->stats->faults++;
-    switch (g[REG_TRAPNO]) {
-    case TRAP_PF:
-        return page_fault(at, uc, (u64)info->si_addr);
-    case TRAP_DE:
+    switch (t->vector) {
+    case VEC_PF:
+        return page_fault(at, t);
+    case VEC_DE:
         at->cpu->fault = (struct guest_fault){.vector = VEC_DE};
-        leave_unit(at, g, BT_EXIT_FAULT);
+        leave_unit(at, t, BT_EXIT_FAULT);
         return true;
-    case TRAP_GP: /* misaligned SSE operand, bad MXCSR, non-canonical end of a window */
-    case TRAP_UD:
-    case TRAP_MF:
-    case TRAP_XM:
-    case TRAP_AC:
+    case VEC_GP: /* misaligned SSE operand, bad MXCSR, non-canonical end of a window */
+    case VEC_UD:
+    case VEC_MF:
+    case VEC_XM:
+    case VEC_AC:
         at->bt->fault_emulate = false;
-        leave_unit(at, g, BT_EXIT_EMULATE);
+        leave_unit(at, t, BT_EXIT_EMULATE);
         return true;
     default:
         return false;
@@ -187,89 +156,31 @@ static bool unit_fault(const struct fault_place *at, ucontext_t *uc, const sigin
 }
 
 /* The poll in the return-miss stub: r8 holds the EIP to go on at. */
-static bool stub_poll(struct bt *bt, ucontext_t *uc) {
-    greg_t *g = uc->uc_mcontext.gregs;
-    if ((u64)g[REG_RIP] != (u64)bt_stub_poll)
+static bool stub_poll(struct bt *bt, struct bt_trap *t) {
+    if (t->rip != bt_stub(bt, bt_stub_poll, bt_hot(bt->cpu)->ring_user))
         return false;
     bt_disarm_safepoint(bt->cpu);
     bt->stats->safepoints++;
-    leave_from_handler(bt->cpu, g, (u32)g[REG_R8], BT_EXIT_KICK);
+    leave_from_handler(bt->cpu, t, (u32)t->reg[H_R8], BT_EXIT_KICK);
     return true;
 }
 
-/* For the crash report: the guest's registers, if they are in the host's. */
-static void save_guest_state(ucontext_t *uc) {
-    struct bt *bt = current_bt;
+bool bt_trap(struct bt *bt, struct bt_trap *trap) {
+    u64 pc = bt_plain_address(bt, trap->rip);
+    u32 index = cache_unit_at(bt, pc);
+    if (index == BT_NONE)
+        return stub_poll(bt, trap);
+    struct fault_place at = {.bt = bt, .cpu = bt->cpu, .unit = &bt->unit[index]};
+    at.pc = cache_pc_lookup(bt, at.unit, (u32)(pc - (u64)bt->cache_rx) - at.unit->host);
+    at.eip = at.unit->eip + at.pc->guest;
+    return unit_fault(&at, trap);
+}
+
+void bt_trap_save_guest(struct bt *bt, const struct bt_trap *trap) {
     u32 eip;
-    if (!bt || !bt_pc_to_eip(bt, (u64)uc->uc_mcontext.gregs[REG_RIP], &eip))
+    if (!bt_pc_to_eip(bt, trap->rip, &eip))
         return;
-    save_registers(bt->cpu, uc->uc_mcontext.gregs);
+    save_registers(bt->cpu, trap);
     hot_store_flags(bt->cpu);
     bt->cpu->eip = eip;
-}
-
-_Noreturn static void unexpected(int sig, ucontext_t *uc, const siginfo_t *info) {
-    static char text[160];
-    save_guest_state(uc);
-    snprintf(text, sizeof text, "host signal %d at pc %#llx, address %p", sig,
-             (unsigned long long)uc->uc_mcontext.gregs[REG_RIP], info->si_addr);
-    if (rf_crash_hook)
-        rf_crash_hook(text);
-    signal(SIGABRT, SIG_DFL);
-    abort();
-}
-
-static void on_fault(int sig, siginfo_t *info, void *context) {
-    int saved_errno = errno;
-    ucontext_t *uc = context;
-    struct bt *bt = current_bt;
-    u64 pc = (u64)uc->uc_mcontext.gregs[REG_RIP];
-    if (!bt || info->si_code <= 0)
-        unexpected(sig, uc, info);
-    u32 index = cache_unit_at(bt, pc);
-    if (index != BT_NONE) {
-        struct fault_place at = {.bt = bt, .cpu = bt->cpu, .unit = &bt->unit[index]};
-        at.pc = cache_pc_lookup(bt, at.unit, (u32)(pc - (u64)bt->cache_rx) - at.unit->host);
-        at.eip = at.unit->eip + at.pc->guest;
-        if (!unit_fault(&at, uc, info))
-            unexpected(sig, uc, info);
-    } else if (!stub_poll(bt, uc)) {
-        unexpected(sig, uc, info);
-    }
-    errno = saved_errno;
-}
-
-static size_t alternate_stack_bytes(void) {
-    unsigned long min = getauxval(AT_MINSIGSTKSZ);
-    return 65536 + (min ? min : 4096) * 2;
-}
-
-bool bt_install_fault_handlers(struct bt *bt, char *err, size_t err_bytes) {
-    size_t bytes = alternate_stack_bytes();
-    bt->fault_stack = malloc(bytes);
-    stack_t stack = {.ss_sp = bt->fault_stack, .ss_size = bytes};
-    struct sigaction action = {.sa_sigaction = on_fault,
-                               .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
-    if (!bt->fault_stack || sigaltstack(&stack, NULL) != 0) {
-        snprintf(err, err_bytes, "no alternate signal stack");
-        return false;
-    }
-    for (size_t i = 0; i < ARRAY_LEN(fault_signals); i++)
-        if (sigaction(fault_signals[i], &action, NULL) != 0) {
-            snprintf(err, err_bytes, "cannot handle signal %d: %s", fault_signals[i],
-                     strerror(errno));
-            return false;
-        }
-    current_bt = bt;
-    return true;
-}
-
-void bt_remove_fault_handlers(struct bt *bt) {
-    if (current_bt == bt)
-        current_bt = NULL;
-    if (bt->fault_stack) {
-        stack_t off = {.ss_flags = SS_DISABLE};
-        sigaltstack(&off, NULL);
-        free(bt->fault_stack);
-    }
 }

@@ -33,7 +33,9 @@ bool bt_pc_to_eip(const struct bt *bt, u64 pc, u32 *eip) {
     if (index == BT_NONE)
         return false;
     const struct bt_unit *u = &bt->unit[index];
-    *eip = u->eip + cache_pc_lookup(bt, u, (u32)(pc - (u64)bt->cache_rx) - u->host)->guest;
+    *eip = u->eip +
+           cache_pc_lookup(bt, u, (u32)(bt_plain_address(bt, pc) - (u64)bt->cache_rx) - u->host)
+               ->guest;
     return true;
 }
 

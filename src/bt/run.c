@@ -7,8 +7,6 @@
 #include <cpuid.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/auxv.h>
-#include <sys/mman.h>
 
 void bt_config_default(struct bt_config *config) {
     *config = (struct bt_config){.cache_bytes = 32u << 20,
@@ -22,25 +20,28 @@ void bt_config_default(struct bt_config *config) {
 
 /* ---- creation ---- */
 
-static bool host_has_fsgsbase(void) {
-    return getauxval(AT_HWCAP2) & 2;
-}
-
 /* LAHF in 64-bit mode is the one thing the stubs need beyond the baseline. */
 static bool host_has_lahf64(void) {
     unsigned a, b, c, d;
     return __get_cpuid(0x80000001u, &a, &b, &c, &d) && (c & 1);
 }
 
+#define RETURN_STACK_BLOCK (BT_RETURN_STACK_BYTES + 2 * PAGE_BYTES)
+
+void bt_clear_return_stack(struct bt *bt, bool user) {
+    u64 *top = (u64 *)(bt->return_top[user] - bt_ring_delta(bt, user));
+    *top = bt_stub(bt, bt_stub_underflow, user);
+}
+
 static bool create_return_stacks(struct bt *bt) {
     for (int user = 0; user < 2; user++) {
-        u8 *p = mmap(NULL, BT_RETURN_STACK_BYTES + 2 * PAGE_BYTES, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED || mprotect(p, PAGE_BYTES, PROT_NONE) != 0)
+        u8 *p = memory_shared_alloc(RETURN_STACK_BLOCK);
+        if (!p || !memory_shared_protect(p, PAGE_BYTES, MEMORY_NONE))
             return false;
         bt->return_stack[user] = p;
-        bt->return_top[user] = (u64)p + PAGE_BYTES + BT_RETURN_STACK_BYTES;
-        *(u64 *)bt->return_top[user] = (u64)bt_stub_underflow;
+        bt->return_top[user] =
+            (u64)p + PAGE_BYTES + BT_RETURN_STACK_BYTES + bt_ring_delta(bt, user);
+        bt_clear_return_stack(bt, user);
     }
     return true;
 }
@@ -48,15 +49,15 @@ static bool create_return_stacks(struct bt *bt) {
 static void init_hot(struct bt *bt) {
     struct bt_hot *hot = bt_hot(bt->cpu);
     *hot = (struct bt_hot){.bt = bt,
-                           .stub_callout = (u64)bt_stub_callout,
-                           .stub_callout_returning = (u64)bt_stub_callout_returning,
-                           .stub_load_segment = (u64)bt_stub_load_segment,
-                           .stub_return_miss = (u64)bt_stub_return_miss,
-                           .stub_indirect_miss = (u64)bt_stub_indirect_miss,
+                           .stub_callout = bt_stub(bt, bt_stub_callout, false),
+                           .stub_callout_returning = bt_stub(bt, bt_stub_callout_returning, false),
+                           .stub_load_segment = bt_stub(bt, bt_stub_load_segment, false),
+                           .stub_return_miss = bt_stub(bt, bt_stub_return_miss, false),
+                           .stub_indirect_miss = bt_stub(bt, bt_stub_indirect_miss, false),
                            .sti_poll = (u64)&hot->sti_poll,
                            .callout_counts = (u64)bt->stats->callouts_by_kind,
                            .enter_frame = (u64)bt_enter_frame,
-                           .fsgsbase = host_has_fsgsbase()};
+                           .fsgsbase = substrate_switches_gs()};
     hot->return_rsp = bt->return_top[0];
     hot->ring_return_rsp[0] = bt->return_top[0];
     hot->ring_return_rsp[1] = bt->return_top[1];
@@ -72,6 +73,8 @@ static bool create(struct bt *bt, char *err, size_t err_bytes) {
         snprintf(err, err_bytes, "the host CPU lacks LAHF in 64-bit mode");
         return false;
     }
+    if (!substrate_open(bt, err, err_bytes))
+        return false;
     bt->translation = calloc(1, sizeof *bt->translation);
     if (!bt->translation || !create_return_stacks(bt)) {
         snprintf(err, err_bytes, "no memory for the translator");
@@ -85,7 +88,7 @@ static bool create(struct bt *bt, char *err, size_t err_bytes) {
         return false;
     }
     unwind_register(bt);
-    return bt_install_fault_handlers(bt, err, err_bytes);
+    return true;
 }
 
 struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err, size_t err_bytes) {
@@ -101,7 +104,6 @@ struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err,
         bt->config.retstack = false;
     if (config->lockstep)
         bt->config.chain = bt->config.icache = false;
-    bt->cache_fd = -1;
     bt->stats = &bt->counters;
     bt->user_view = BT_NONE;
     if (!create(bt, err, err_bytes)) {
@@ -114,15 +116,16 @@ struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err,
 void bt_destroy(struct bt *bt) {
     if (!bt)
         return;
-    bt_remove_fault_handlers(bt);
+    substrate_close(bt);
     unwind_unregister(bt);
     mmu_windows_destroy(bt->cpu);
     cache_destroy(bt);
     for (int user = 0; user < 2; user++)
         if (bt->return_stack[user])
-            munmap(bt->return_stack[user], BT_RETURN_STACK_BYTES + 2 * PAGE_BYTES);
+            memory_shared_free(bt->return_stack[user], RETURN_STACK_BLOCK);
     for (unsigned v = 0; v < MMU_MAX_VIEWS; v++)
-        free(bt->view[v].table);
+        if (bt->view[v].table)
+            memory_shared_free(bt->view[v].table, VIEW_TABLE_BYTES);
     free(bt->translation);
     free(bt);
 }
@@ -134,7 +137,7 @@ void bt_kick_sigsafe(struct bt *bt) {
     hot->kick = 1;
     if (!hot->safepoint_armed) {
         hot->safepoint_armed = true;
-        mprotect((u8 *)bt->cpu + CPU_SAFEPOINT_OFFSET, PAGE_BYTES, PROT_NONE);
+        memory_shared_protect((u8 *)bt->cpu + CPU_SAFEPOINT_OFFSET, PAGE_BYTES, MEMORY_NONE);
     }
 }
 
@@ -142,7 +145,7 @@ void bt_disarm_safepoint(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
     if (hot->safepoint_armed) {
         /* In this order: a kick in between leaves the page open, and bt_run sees its flag. */
-        mprotect((u8 *)cpu + CPU_SAFEPOINT_OFFSET, PAGE_BYTES, PROT_READ | PROT_WRITE);
+        memory_shared_protect((u8 *)cpu + CPU_SAFEPOINT_OFFSET, PAGE_BYTES, MEMORY_READ_WRITE);
         hot->safepoint_armed = false;
     }
 }
@@ -156,7 +159,7 @@ static enum bt_exit take_kick(struct bt *bt) {
 void bt_set_interrupt_pending(struct bt *bt, bool pending) {
     struct bt_hot *hot = bt_hot(bt->cpu);
     hot->interrupt_pending = pending;
-    hot->sti_poll = pending ? (u64)bt->cpu + CPU_POISON_OFFSET : (u64)&hot->sti_poll;
+    hot->sti_poll = (pending ? (u64)bt->cpu + CPU_POISON_OFFSET : (u64)&hot->sti_poll) + hot->delta;
 }
 
 void bt_set_budget(struct bt *bt, u64 insns) {
@@ -201,11 +204,6 @@ void bt_reset_return_stack(struct bt *bt, bool user) {
         hot->return_rsp = bt->return_top[user];
 }
 
-static void clear_table(u64 *table) {
-    for (u32 i = 0; i < VIEW_ENTRIES; i++)
-        table[i] = (u64)bt_stub_indirect_miss;
-}
-
 /* Brings one view's jump table up to date. False when the host has no memory for it. */
 static bool sync_view(struct bt *bt, bool user) {
     struct bt_hot *hot = bt_hot(bt->cpu);
@@ -213,13 +211,13 @@ static bool sync_view(struct bt *bt, bool user) {
     RF_ASSERT(view.id < MMU_MAX_VIEWS);
     struct bt_view_state *state = &bt->view[view.id];
     if (!state->table) {
-        state->table = malloc(VIEW_ENTRIES * sizeof *state->table);
+        state->table = memory_shared_alloc(VIEW_TABLE_BYTES);
         if (!state->table)
             return false;
         state->epoch = ~view.epoch;
     }
     if (state->epoch != view.epoch) {
-        clear_table(state->table);
+        cache_clear_view(bt, view.id);
         state->epoch = view.epoch;
         bt_reset_return_stack(bt, user);
         if (!user)
@@ -230,7 +228,7 @@ static bool sync_view(struct bt *bt, bool user) {
         bt->user_view = view.id;
         bt_reset_return_stack(bt, true);
     }
-    hot->ring_table[user] = (u64)state->table;
+    hot->ring_table[user] = (u64)state->table + bt_ring_delta(bt, user);
     hot->ring_window[user] = mmu_window_base(bt->cpu, user);
     return true;
 }
@@ -241,9 +239,7 @@ static void sync_fp(struct bt *bt) {
     if (fp_ok == bt->fp_ok)
         return;
     bt->fp_ok = fp_ok;
-    for (unsigned v = 0; v < MMU_MAX_VIEWS; v++)
-        if (bt->view[v].table)
-            clear_table(bt->view[v].table);
+    cache_clear_views(bt);
     bt_reset_return_stack(bt, false);
     bt_reset_return_stack(bt, true);
 }
@@ -323,7 +319,7 @@ enum { FX_FIP = 8, FX_FDP = 16 };
 static void translate_fp_pointers(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     u64 fip = load64(cpu->fx + FX_FIP);
-    if (likely(fip - (u64)bt->cache_rx >= bt->cache_bytes))
+    if (likely(bt_plain_address(bt, fip) - (u64)bt->cache_rx >= bt->cache_bytes))
         return;
     u32 eip = 0;
     bool known = bt_pc_to_eip(bt, fip, &eip);

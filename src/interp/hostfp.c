@@ -14,14 +14,13 @@
  * DEVIATION: operands handled here are not looked at by EFLAGS.AC alignment checks and data
  * breakpoints.
  */
+#include "base/memory.h"
 #include "interp/hostfp_internal.h"
 
 #include "interp/interp_internal.h"
 
 #include <cpuid.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 /* ---- The stub cache ---- */
 
@@ -66,9 +65,8 @@ struct fp_call {
 struct hostfp {
     struct fp_call call;
     struct stub_slot slot[STUB_SLOTS];
-    u8 *writable;         /* one memfd mapped twice: never writable and executable */
-    const u8 *executable; /* at one address */
-    u16 host_features;    /* bit mask over enum feature */
+    struct memory_code stubs; /* never writable and executable at one address */
+    u16 host_features;        /* bit mask over enum feature */
 };
 
 /* Feature bits of CPUID words as model or host report them. */
@@ -101,27 +99,13 @@ static u16 host_feature_mask(void) {
     return feature_mask(edx, ecx, f7_ebx, x1_ecx);
 }
 
-static bool map_stub_memory(struct hostfp *fp) {
-    size_t bytes = (size_t)STUB_SLOTS * STUB_BYTES;
-    int fd = memfd_create("hostfp-stubs", MFD_CLOEXEC);
-    if (fd < 0)
-        return false;
-    bool ok = ftruncate(fd, (off_t)bytes) == 0;
-    void *w = ok ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
-    void *x = ok ? mmap(NULL, bytes, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0) : MAP_FAILED;
-    close(fd);
-    fp->writable = w == MAP_FAILED ? NULL : w;
-    fp->executable = x == MAP_FAILED ? NULL : x;
-    return fp->writable && fp->executable;
-}
-
 struct hostfp *hostfp_create(void) {
     struct hostfp *fp = aligned_alloc(64, ALIGN_UP(sizeof *fp, 64));
     if (!fp)
         return NULL;
     memset(fp, 0, sizeof *fp);
     fp->host_features = host_feature_mask();
-    if (!map_stub_memory(fp)) {
+    if (!memory_code_create(&fp->stubs, (u64)STUB_SLOTS * STUB_BYTES)) {
         hostfp_destroy(fp);
         return NULL;
     }
@@ -131,11 +115,7 @@ struct hostfp *hostfp_create(void) {
 void hostfp_destroy(struct hostfp *fp) {
     if (!fp)
         return;
-    size_t bytes = (size_t)STUB_SLOTS * STUB_BYTES;
-    if (fp->writable)
-        munmap(fp->writable, bytes);
-    if (fp->executable)
-        munmap((void *)(uintptr_t)fp->executable, bytes);
+    memory_code_destroy(&fp->stubs);
     free(fp);
 }
 
@@ -266,10 +246,10 @@ static enum feature select_stub(struct hostfp *fp, const struct insn *in,
     unsigned bytes = reencode(in, gpr, code);
     u32 index = hash_code(code);
     struct stub_slot *slot = &fp->slot[index];
-    fp->call.code = fp->executable + (size_t)index * STUB_BYTES;
+    fp->call.code = fp->stubs.rx + (size_t)index * STUB_BYTES;
     if (likely(slot->bytes == bytes && memcmp(slot->code, code, sizeof code) == 0))
         return slot->feature;
-    u8 *stub = fp->writable + (size_t)index * STUB_BYTES;
+    u8 *stub = fp->stubs.rw + (size_t)index * STUB_BYTES;
     memset(stub, 0xcc, STUB_BYTES);
     memcpy(stub, code, bytes);
     stub[bytes] = 0xc3;

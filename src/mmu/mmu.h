@@ -1,5 +1,5 @@
 /*
- * mmu.h: guest memory. Guest RAM (one memfd, mapped once flat), the guest page-table walker,
+ * mmu.h: guest memory. Guest RAM (mapped once flat), the guest page-table walker,
  * software-translated access for emulation, and the windows through which translated code reaches
  * guest memory directly.
  *
@@ -32,7 +32,8 @@ struct mmu *mmu_create(u64 ram_bytes, struct mmu_error *err);
 void mmu_destroy(struct mmu *mmu);
 u8 *mmu_ram(struct mmu *mmu);
 u64 mmu_ram_bytes(const struct mmu *mmu);
-int mmu_ram_fd(const struct mmu *mmu);
+/* Zeroes all of it, behind the MMU's back: mmu_phys_written tells. */
+void mmu_ram_clear(struct mmu *mmu);
 /* Guest physical addresses [A0000h, C0000h) are MMIO; all other addresses below ram_bytes are RAM;
  * everything above is MMIO. */
 static inline bool mmu_gpa_is_ram(const struct mmu *mmu, u64 gpa);

@@ -6,6 +6,7 @@
 #define RINGFOLD_MMU_INTERNAL_H
 
 #include "base/cpu.h"
+#include "base/memory.h"
 
 /* Soft TLB: direct-mapped by linear page number, one array per privilege. tag = page | 1 when
  * valid for that access; host_delta + lin = host pointer. */
@@ -29,7 +30,7 @@ struct mmu_xlat;
 struct mmu {
     u8 *ram;
     u64 ram_bytes;
-    int ram_fd;
+    struct memory_ram memory;
     u8 *code_page; /* one byte per RAM page: 1 = holds translated code */
     struct mmu_code_write code_queue[MMU_CODE_QUEUE];
     u32 code_queue_head, code_queue_tail;

@@ -1,14 +1,12 @@
 /*
- * ram.c: guest RAM is one memfd, mapped once flat for the monitor and the devices (and piecewise
- * into windows by window_hosted.c). Physical accesses that are not the CPU's own end here.
+ * ram.c: guest RAM, mapped once flat for the monitor and the devices (and piecewise into windows by
+ * the window backing). Physical accesses that are not the CPU's own end here.
  */
 #include "mmu/mmu.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 static struct mmu *fail(struct mmu *mmu, struct mmu_error *err, const char *what) {
     if (err)
@@ -24,21 +22,13 @@ struct mmu *mmu_create(u64 ram_bytes, struct mmu_error *err) {
     struct mmu *mmu = calloc(1, sizeof *mmu);
     if (!mmu)
         return fail(NULL, err, "no memory");
-    mmu->ram_fd = -1;
     mmu->ram_bytes = ram_bytes;
     mmu->code_page = calloc(ram_bytes >> PAGE_SHIFT, 1);
     if (!mmu->code_page)
         return fail(mmu, err, "no memory");
-    mmu->ram_fd = memfd_create("guest-ram", MFD_CLOEXEC);
-    if (mmu->ram_fd < 0)
-        return fail(mmu, err, "memfd_create");
-    if (ftruncate(mmu->ram_fd, (off_t)ram_bytes) < 0)
-        return fail(mmu, err, "ftruncate");
-    void *ram =
-        mmap(NULL, ram_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, mmu->ram_fd, 0);
-    if (ram == MAP_FAILED)
-        return fail(mmu, err, "mmap");
-    mmu->ram = ram;
+    if (!memory_ram_create(&mmu->memory, ram_bytes))
+        return fail(mmu, err, "no memory");
+    mmu->ram = mmu->memory.flat;
     return mmu;
 }
 
@@ -47,9 +37,7 @@ void mmu_destroy(struct mmu *mmu) {
         return;
     mmu_windows_free(mmu);
     if (mmu->ram)
-        munmap(mmu->ram, mmu->ram_bytes);
-    if (mmu->ram_fd >= 0)
-        close(mmu->ram_fd);
+        memory_ram_destroy(&mmu->memory);
     free(mmu->code_page);
     free(mmu);
 }
@@ -60,8 +48,8 @@ u8 *mmu_ram(struct mmu *mmu) {
 u64 mmu_ram_bytes(const struct mmu *mmu) {
     return mmu->ram_bytes;
 }
-int mmu_ram_fd(const struct mmu *mmu) {
-    return mmu->ram_fd;
+void mmu_ram_clear(struct mmu *mmu) {
+    memory_ram_clear(&mmu->memory);
 }
 
 /* True when [gpa, gpa+bytes) is RAM throughout: inside the RAM's size, clear of the VGA hole. */

@@ -59,7 +59,7 @@ bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool
     int populate =
         bytes == PAGE_BYTES ? MAP_POPULATE : 0; /* spares the touch that follows a fault */
     return mmap((void *)host, bytes, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE | populate,
-                ws->mmu->ram_fd, (off_t)gpa) != MAP_FAILED;
+                ws->mmu->memory.fd, (off_t)gpa) != MAP_FAILED;
 }
 
 bool hosted_protect(u64 host, u64 bytes, u32 rights) {

@@ -2,14 +2,11 @@
  * machine.c: the glue. It puts one CPU, its memory, the devices and an engine together, lends the
  * CPU a bus to the devices, and brings everything into the state after power-on.
  */
+#include "base/memory.h"
 #include "monitor/vm.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
-#include <sys/sysinfo.h>
 #include <time.h>
-#include <unistd.h>
 
 /* -icount: the RTC starts here unless -rtc says otherwise, so that runs are alike. */
 #define FIXED_EPOCH_S 1577836800 /* 2020-01-01 */
@@ -71,13 +68,6 @@ static void dma_written(void *opaque, struct gpa addr, u64 bytes) {
 
 /* ---- Reset ---- */
 
-static void clear_ram(struct vm *vm) {
-    u64 bytes = mmu_ram_bytes(vm->mmu);
-    if (fallocate(mmu_ram_fd(vm->mmu), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                  (off_t)bytes) != 0)
-        memset(mmu_ram(vm->mmu), 0, bytes);
-}
-
 /* What a BIOS leaves in registers that Linux reads. */
 static void set_firmware_registers(struct cpu *cpu) {
     cpu->msr_mtrr_deftype = 0x806;   /* MTRRs on, everything write-back */
@@ -87,7 +77,7 @@ static void set_firmware_registers(struct cpu *cpu) {
 bool mon_machine_reset(struct vm *vm, struct mon_error *err) {
     struct cpu *cpu = vm->cpu;
     u64 insns = cpu->insn_count;
-    clear_ram(vm);
+    mmu_ram_clear(vm->mmu);
     cpu_reset(cpu);
     cpu->insn_count = insns; /* -icount's clock never runs back */
     set_firmware_registers(cpu);
@@ -118,11 +108,8 @@ u64 mon_next_deadline_ns(struct vm *vm) {
 
 /* Guest RAM is taken page by page: what the host can never give must be refused now. */
 static bool host_has_memory(u64 bytes, struct mon_error *err) {
-    struct sysinfo info;
-    if (sysinfo(&info) != 0)
-        return true;
-    u64 total = ((u64)info.totalram + info.totalswap) * info.mem_unit;
-    return bytes <= total ||
+    u64 total = memory_host_bytes();
+    return !total || bytes <= total ||
            mon_fail(err, "-m: cannot get %llu MiB of memory: the host has %llu MiB",
                     (unsigned long long)(bytes >> 20), (unsigned long long)(total >> 20));
 }

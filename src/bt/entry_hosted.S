@@ -1,5 +1,5 @@
 /*
- * entry.S: the hosted world switch. bt_enter leaves C for translated code; the callout stub comes
+ * entry_hosted.S: the hosted world switch. bt_enter leaves C for translated code; the callout stub comes
  * back to C on the monitor's stack, either for a light callout (guest x87/SSE state stays in the
  * registers: everything it calls uses general registers only) or for good (bt_exit_common, which
  * saves that state).

@@ -1,8 +1,8 @@
 /*
- * unwind.c: tells libunwind how to walk through translated code. Every translated frame looks the
- * same: RSP is the return stack, the return address lies at [rsp], nothing else is saved. So one
- * FDE stands for the whole cache, registered once; the stubs around it describe themselves with the
- * directives in entry.S.
+ * unwind_hosted.c: tells libunwind how to walk through translated code. Every translated frame
+ * looks the same: RSP is the return stack, the return address lies at [rsp], nothing else is saved.
+ * So one FDE stands for the whole cache, registered once; the stubs around it describe themselves
+ * with the directives in entry.S.
  *
  * The format is that of .eh_frame: Linux Standard Base Core 5.0, section 10.6 "Exception Frames".
  */

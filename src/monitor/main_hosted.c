@@ -1,5 +1,5 @@
 /*
- * main.c: from a command line to an exit status.
+ * main_hosted.c: from a command line to an exit status.
  */
 #include "monitor/vm.h"
 
