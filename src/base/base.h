@@ -102,7 +102,8 @@ static inline bool trace_on(enum trace_category c) {
 /* Parses a comma-separated list ("in_asm,int"; "help" lists). Returns false on an unknown name,
  * which is then left in *bad (not owned). */
 bool trace_parse(const char *list, const char **bad);
-/* Opens the trace file (-D); NULL means stderr. False with errno set on failure. */
+/* Opens the trace file (-D); NULL means stderr. False with errno set on failure, and on metal, where
+ * there are no files. */
 bool trace_open(const char *path);
 /* Writes one formatted piece to the trace stream. May be called with guest x87 and SSE state in the
  * registers, which stays; takes no floating-point arguments. */
@@ -124,6 +125,8 @@ bool trace_wants(u64 address, u64 bytes);
 /* One line on stderr, prefixed "ringfold: ", newline added. Never exits. */
 void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* What is not one such line (reports, tables), as it is, to the same place. */
+void log_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* A bug in the monitor: prints the place, runs the crash reporter if one is installed, aborts.
  * No guest input may ever reach it. */

@@ -2,17 +2,19 @@
  * log.c: everything the monitor says that is not the guest speaking: trace lines by category, one-
  * line errors, and the end of the road for a failed assertion.
  *
- * The trace mask and stream are process-wide: options set them once before any VM runs.
+ * The trace mask is process-wide: options set it once before any VM runs. Where the words go is the
+ * substrate's (log.h).
  */
-#include "base/base.h"
+#include "base/log.h"
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
+
+/* The longest piece that is written at once; what is longer is cut. */
+#define PIECE_CHARS 2048
 
 u32 trace_mask;
 void (*rf_crash_hook)(const char *what);
-static FILE *trace_stream; /* NULL: stderr */
 
 static const struct {
     const char *name, *help;
@@ -25,7 +27,7 @@ _Static_assert(TRACE_COUNT <= 32, "trace_mask holds one bit per category");
 
 static void trace_list(void) {
     for (unsigned i = 0; i < TRACE_COUNT; i++)
-        fprintf(stderr, "%-14s %s\n", trace_names[i].name, trace_names[i].help);
+        log_printf("%-14s %s\n", trace_names[i].name, trace_names[i].help);
 }
 
 static bool trace_find(const char *name, size_t chars, u32 *mask) {
@@ -63,27 +65,27 @@ bool trace_parse(const char *list, const char **bad) {
     return true;
 }
 
-bool trace_open(const char *path) {
-    FILE *f = NULL;
-    if (path) {
-        f = fopen(path, "w");
-        if (!f)
-            return false;
-    }
-    if (trace_stream)
-        fclose(trace_stream);
-    trace_stream = f;
-    return true;
+void trace_vprintf(const char *fmt, va_list ap) {
+    char text[PIECE_CHARS];
+    int chars = vsnprintf(text, sizeof text, fmt, ap);
+    if (chars > 0)
+        trace_sink(text, MIN((size_t)chars, sizeof text - 1));
 }
 
-void trace_vprintf(const char *fmt, va_list ap) {
-    vfprintf(trace_stream ? trace_stream : stderr, fmt, ap);
+void log_printf(const char *fmt, ...) {
+    char text[PIECE_CHARS];
+    va_list ap;
+    va_start(ap, fmt);
+    int chars = vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (chars > 0)
+        log_sink(text, MIN((size_t)chars, sizeof text - 1));
 }
 
 static void log_line(const char *kind, const char *fmt, va_list ap) {
     char text[512];
     vsnprintf(text, sizeof text, fmt, ap);
-    fprintf(stderr, "ringfold: %s%s\n", kind, text);
+    log_printf("ringfold: %s%s\n", kind, text);
 }
 
 void log_error(const char *fmt, ...) {
@@ -103,12 +105,12 @@ void log_warn(const char *fmt, ...) {
 _Noreturn void rf_assert_fail(const char *cond, const char *file, int line) {
     char what[256];
     snprintf(what, sizeof what, "%s:%d: assertion failed: %s", file, line, cond);
-    if (trace_stream)
-        fflush(trace_stream);
-    fprintf(stderr, "ringfold: %s\n", what);
+    trace_sink_flush();
+    log_printf("ringfold: %s\n", what);
+    log_backtrace();
     void (*hook)(const char *) = rf_crash_hook;
     rf_crash_hook = NULL; /* a second failure inside the reporter must not recurse */
     if (hook)
         hook(what);
-    abort();
+    log_end();
 }

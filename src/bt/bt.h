@@ -26,13 +26,44 @@ enum bt_exit {
         BT_EXIT_COUNT
 };
 
+/* Classes of privileged instructions that may be left to trap instead of being rewritten. */
+enum bt_trap_class {
+    BT_TRAP_CR = 1,
+    BT_TRAP_IO = 2,
+    BT_TRAP_CLI_STI = 4,
+    BT_TRAP_HLT = 8,
+    BT_TRAP_MSR = 16,
+    BT_TRAP_DESCRIPTOR = 32,
+    BT_TRAP_INVLPG = 64
+};
+/* The same in the order of their bits. X(name, help) */
+#define BT_TRAP_CLASSES(X)                                                                         \
+    X(cr, "MOV to and from control registers, CLTS, LMSW that trapped")                            \
+    X(io, "IN, OUT, INS, OUTS that trapped")                                                       \
+    X(cli_sti, "CLI, STI that trapped")                                                            \
+    X(hlt, "HLT that trapped")                                                                     \
+    X(msr, "RDMSR, WRMSR that trapped")                                                            \
+    X(descriptor, "LGDT, LIDT, LLDT, LTR that trapped")                                            \
+    X(invlpg, "INVLPG that trapped")
+enum bt_trap_class_index {
+#define X(name, help) BT_TRAP_INDEX_##name,
+    BT_TRAP_CLASSES(X)
+#undef X
+        BT_TRAP_CLASS_COUNT
+};
+_Static_assert(BT_TRAP_CR == 1 << BT_TRAP_INDEX_cr && BT_TRAP_INVLPG == 1 << BT_TRAP_INDEX_invlpg &&
+                   BT_TRAP_CLASS_COUNT == 7,
+               "one bit for each class");
+
 struct bt_config {
     u64 cache_bytes;   /* translation cache; default 32 MiB, at least 1 MiB */
     u32 hot_threshold; /* executions in interp before translation; 0: at once */
     bool chain, retstack, icache, adapt, foresight; /* each mechanism can be switched off */
     bool verify;                                    /* Capstone checks every emitted unit */
     bool icount;                                    /* translated code counts guest instructions */
-    bool lockstep; /* units end at every branch and are never chained: see bt_lockstep_compare */
+    bool direct;      /* applications run untranslated where the substrate can (metal) */
+    u32 trap_classes; /* enum bt_trap_class bits: left in place in kernel code, so that they trap */
+    bool lockstep;    /* units end at every branch and are never chained: see bt_lockstep_compare */
 };
 void bt_config_default(struct bt_config *config);
 
@@ -59,6 +90,10 @@ enum bt_exit bt_run(struct bt *bt);
 /* Makes a running or the next bt_run return BT_EXIT_KICK soon. Async-signal-safe; must be called on
  * the vCPU thread (from a signal handler) or before a signal is sent to it. */
 void bt_kick_sigsafe(struct bt *bt);
+/* On metal, where a kick comes from a device interrupt: the interrupted frame, so that an
+ * application that runs untranslated is left at once. Call it after bt_kick_sigsafe, from the
+ * interrupt hook. */
+void bt_interrupted(struct bt *bt, void *frame);
 /* Tells whether an external interrupt waits although it cannot be delivered yet (IF=0 or shadow):
  * bt_run then returns BT_EXIT_KICK as soon as the guest opens interrupts. Call before each bt_run.
  */
@@ -147,8 +182,16 @@ struct bt_counters {
 #undef X
     u64 exits_by_reason[BT_EXIT_COUNT];
     u64 callouts_by_kind[BT_CALLOUT_COUNT];
+    u64 traps_by_class[BT_TRAP_CLASS_COUNT];
 };
 /* Brings sums up to date. */
 const struct bt_counters *bt_counters(const struct bt *bt);
+
+/* ---- Time by ring (measure_*.c) ---- */
+/* Starts anew or stops counting TSC cycles, entries and exits by executing ring: on metal only, at
+ * some 100 cycles per transition. Not from within a run. */
+void bt_ring_measure(struct bt *bt, bool on);
+/* The table; one line where there is nothing to tell. */
+void bt_ring_report(struct bt *bt, void (*print)(void *, const char *line), void *opaque);
 
 #endif

@@ -15,6 +15,7 @@
 #define CPU_HOT 128
 #define CPU_FX 640
 #define CPU_EIP 1152
+#define CPU_EFLAGS 1156
 #define CPU_SAFEPOINT 4096 /* one word of the safepoint page */
 #define HOT(off) (CPU_HOT + (off))
 #define HOT_FLAG_IF HOT(0)      /* u32: 0 or F_IF */
@@ -56,6 +57,10 @@
 #define HOT_RETURN_MISSES HOT(288)  /* u64 counter */
 #define HOT_CALLOUT_COUNTS HOT(296) /* address of u64[CO_COUNT] */
 #define HOT_ENTER_FRAME HOT(304) /* bt_enter_frame: what the sentinel returns to, for unwinders */
+
+/* The metal substrate's stubs. */
+#define HOT_DELTA HOT(312)     /* what r15 has on top of the monitor's address */
+#define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's */
 
 /* The view's jump table: 2^VIEW_BITS host addresses indexed by the low bits of the guest EIP. */
 #define VIEW_BITS 14

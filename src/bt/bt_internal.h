@@ -29,7 +29,9 @@
  *  - POPF and RDTSC as lower_system.c emits them, byte for byte
  *  - pushfq; pop r8 (PUSHF) and pushfq ... popfq (-icount's count at the direct entry), no other
  * use of rsp but call and ret; r13, r14, r15 never written
- *  - no privileged, I/O, system-call, segment, XSAVE, AVX or 64-bit-only state instruction
+ *  - no privileged, I/O, system-call, segment, XSAVE, AVX or 64-bit-only state instruction, but: in
+ *    units of CPL 0, for a class in config.trap_classes, the forms of verify_trap.c, each with the
+ *    callout to the emulator right behind it and no branch target in between
  */
 #ifndef RINGFOLD_BT_INTERNAL_H
 #define RINGFOLD_BT_INTERNAL_H
@@ -66,13 +68,13 @@ struct bt_hot {
     } segment_cache[4]; /* by callout - CO_LOAD_ES */
     u64 tsc_delta;
     u64 return_misses, callout_counts, enter_frame;
+    u64 delta;     /* of the addresses loaded: 0, or ring3_delta while ring_user */
+    u32 ring_user; /* which ring's window, table and return stack are loaded */
     /* From here on for C only. */
     struct bt *bt;
     volatile u32 kick;
     volatile bool safepoint_armed;
     bool interrupt_pending;
-    bool ring_user; /* which ring's window, table and return stack are loaded */
-    u64 delta;      /* of the addresses loaded: 0, or ring3_delta while ring_user */
     u64 null_descriptor;
     /* Per privilege [user]: what a change of ring loads. */
     u64 ring_window[2], ring_table[2], ring_return_rsp[2];
@@ -83,6 +85,7 @@ struct bt_hot {
 _Static_assert(offsetof(struct cpu, gpr) == CPU_GPR, "gpr");
 _Static_assert(offsetof(struct cpu, fx) == CPU_FX, "fx");
 _Static_assert(offsetof(struct cpu, eip) == CPU_EIP, "eip");
+_Static_assert(offsetof(struct cpu, eflags) == CPU_EFLAGS, "eflags");
 _Static_assert(CPU_SAFEPOINT == CPU_SAFEPOINT_OFFSET, "safepoint");
 _Static_assert(offsetof(struct cpu, engine_area) == CPU_HOT, "engine area");
 _Static_assert(sizeof(struct bt_hot) <= sizeof(((struct cpu *)0)->engine_area), "hot area size");
@@ -119,6 +122,8 @@ HOT_ASSERT(HOT_TSC_DELTA, tsc_delta);
 HOT_ASSERT(HOT_RETURN_MISSES, return_misses);
 HOT_ASSERT(HOT_CALLOUT_COUNTS, callout_counts);
 HOT_ASSERT(HOT_ENTER_FRAME, enter_frame);
+HOT_ASSERT(HOT_DELTA, delta);
+HOT_ASSERT(HOT_RING_USER, ring_user);
 _Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
 
 _Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STRING == (int)BT_CALLOUT_string &&
@@ -260,6 +265,7 @@ struct bt {
     unsigned breakpoints;
     struct translation *translation; /* the translator's workspace */
     struct substrate *substrate;     /* what the substrate keeps for this translator */
+    struct bt_meter *meter;          /* time by ring, once it is measured */
 };
 
 /* What translated code of ring 3 adds to the address of anything shared. */
@@ -378,7 +384,8 @@ static inline struct host_mem hot_mem(u32 offset) {
     X(SYSENTER, "callout")                                                                         \
     X(SYSEXIT, "callout")                                                                          \
     X(RDTSC, "host TSC plus a delta inline")                                                       \
-    X(INVLPG, "callout")
+    X(INVLPG, "callout")                                                                           \
+    X(TRAP, "left in place, privileged, to trap and be emulated")
 
 enum bt_class {
 #define X(name, help) BT_CLASS_##name,
@@ -426,6 +433,8 @@ const char *bt_class_name(enum bt_class class);
 bool bt_has_prefix66(const struct insn *in);
 /* What the translator does with this instruction at this CPL. */
 enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok);
+/* The BT_TRAP_* bit of a privileged instruction that can be left to trap; 0: not one of them. */
+u32 bt_trap_class_of(const struct insn *in);
 /* Arithmetic flags read before written / surely written, exact for this form (shift counts). */
 void bt_flags_of(const struct insn *in, u16 *read, u16 *written);
 
@@ -468,6 +477,7 @@ void bt_lower_branch(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_string(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_system(struct translation *t, const struct bt_tinsn *ti);
 void bt_lower_stack(struct translation *t, const struct bt_tinsn *ti);
+void bt_lower_trap(struct translation *t, const struct bt_tinsn *ti);
 /* Instructions that keep faulting: a light callout where there is one for the form, else an exit.
  */
 bool bt_adapted_stays(const struct insn *in); /* the unit can go on behind it */
@@ -578,9 +588,16 @@ void unwind_unregister(struct bt *bt);
 /* ---- verify.c ---- */
 /* Checks the host code of a unit against the rules above. NULL, or what is wrong, at *offset. */
 const char *bt_verify(const struct bt *bt, const struct bt_unit *unit, u32 *offset);
-/* The same on plain bytes: code at cache offset `at`; known(opaque, cache_offset) tells whether a
- * branch out of the unit may go there. */
-const char *bt_verify_code(const u8 *code, u32 bytes, u32 at, bool icount,
+/* The same on plain bytes: code at cache offset `at`; trap_classes: BT_TRAP_* that may be there;
+ * known(opaque, cache_offset) tells whether a branch out of the unit may go there. */
+const char *bt_verify_code(const u8 *code, u32 bytes, u32 at, bool icount, u32 trap_classes,
                            bool (*known)(void *opaque, u32 offset), void *opaque, u32 *offset);
+
+/* ---- verify_trap.c ---- */
+/* The host instruction at code, if it is one that is left to trap: its bytes, and its BT_TRAP_*
+ * bit in *class. Else 0. Signal safe; general registers only. */
+unsigned bt_privileged_form(const u8 *code, size_t room, u32 *class);
+/* Counts a #GP of translated code at host code `pc` by its class, if it has one. */
+void bt_count_trap(struct bt *bt, u64 pc);
 
 #endif

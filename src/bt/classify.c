@@ -731,6 +731,52 @@ enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok) {
     return class;
 }
 
+/* MOV CRn where CRn exists: others are #UD, which comes before #GP. */
+static bool moves_control_register(const struct insn *in) {
+    for (unsigned i = 0; i < in->op_count; i++) {
+        const struct insn_op *op = &in->op[i];
+        if (op->type == OP_REG && op->reg_class == RC_CR)
+            return op->reg == 0 || (op->reg >= 2 && op->reg <= 4);
+    }
+    return false;
+}
+
+u32 bt_trap_class_of(const struct insn *in) {
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_MOV:
+        return moves_control_register(in) ? BT_TRAP_CR : 0;
+    case ZYDIS_MNEMONIC_CLTS:
+    case ZYDIS_MNEMONIC_LMSW:
+        return BT_TRAP_CR;
+    case ZYDIS_MNEMONIC_IN:
+    case ZYDIS_MNEMONIC_OUT:
+    case ZYDIS_MNEMONIC_INSB:
+    case ZYDIS_MNEMONIC_INSW:
+    case ZYDIS_MNEMONIC_INSD:
+    case ZYDIS_MNEMONIC_OUTSB:
+    case ZYDIS_MNEMONIC_OUTSW:
+    case ZYDIS_MNEMONIC_OUTSD:
+        return BT_TRAP_IO;
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+        return BT_TRAP_CLI_STI;
+    case ZYDIS_MNEMONIC_HLT:
+        return BT_TRAP_HLT;
+    case ZYDIS_MNEMONIC_RDMSR:
+    case ZYDIS_MNEMONIC_WRMSR:
+        return BT_TRAP_MSR;
+    case ZYDIS_MNEMONIC_LGDT:
+    case ZYDIS_MNEMONIC_LIDT:
+    case ZYDIS_MNEMONIC_LLDT:
+    case ZYDIS_MNEMONIC_LTR:
+        return BT_TRAP_DESCRIPTOR;
+    case ZYDIS_MNEMONIC_INVLPG:
+        return BT_TRAP_INVLPG;
+    default:
+        return 0;
+    }
+}
+
 /* Shift and rotate counts decide whether any flag is written. */
 static u16 shift_flags_written(const struct insn *in) {
     bool by_cl = in->map == 0 ? (in->opcode == 0xd2 || in->opcode == 0xd3)

@@ -49,11 +49,12 @@ static void emulate(const struct fault_place *at, struct bt_trap *t) {
     leave_unit(at, t, BT_EXIT_EMULATE);
 }
 
-/* A ring-0 access to an application's page is not worth a mapping that the next CR3 load drops. */
+/* A ring-0 access to an application's page is not worth a mapping of its own that the next CR3 load
+ * drops. */
 static bool kernel_touches_user_page(const struct fault_place *at, struct glin lin) {
     struct mmu_xlat x;
-    return at->bt->config.adapt && at->unit->cpl == 0 && cpu_paging(at->cpu) &&
-           mmu_probe(at->cpu, lin, &x) && x.user;
+    return !mmu_windows_shared(at->cpu) && at->bt->config.adapt && at->unit->cpl == 0 &&
+           cpu_paging(at->cpu) && mmu_probe(at->cpu, lin, &x) && x.user;
 }
 
 static bool window_fault(const struct fault_place *at, struct bt_trap *t, u64 address, bool write) {
@@ -142,7 +143,9 @@ static bool unit_fault(const struct fault_place *at, struct bt_trap *t) {
         at->cpu->fault = (struct guest_fault){.vector = VEC_DE};
         leave_unit(at, t, BT_EXIT_FAULT);
         return true;
-    case VEC_GP: /* misaligned SSE operand, bad MXCSR, non-canonical end of a window */
+    case VEC_GP: /* left to trap; misaligned SSE operand, bad MXCSR, non-canonical end of a window */
+        bt_count_trap(at->bt, t->rip);
+        __attribute__((fallthrough));
     case VEC_UD:
     case VEC_MF:
     case VEC_XM:

@@ -315,6 +315,9 @@ void bt_lower(struct translation *t, const struct bt_tinsn *ti) {
     case BT_CLASS_INVLPG:
         bt_lower_system(t, ti);
         break;
+    case BT_CLASS_TRAP:
+        bt_lower_trap(t, ti);
+        break;
     default:
         lower_emulate(t, ti->eip);
         break;

@@ -127,6 +127,7 @@ void bt_destroy(struct bt *bt) {
         if (bt->view[v].table)
             memory_shared_free(bt->view[v].table, VIEW_TABLE_BYTES);
     free(bt->translation);
+    free(bt->meter);
     free(bt);
 }
 
@@ -328,28 +329,25 @@ static void translate_fp_pointers(struct bt *bt) {
             known ? load32(cpu->fx + FX_FDP) | (u64)cpu->seg[SEG_DS].selector << 32 : 0);
 }
 
-static u32 enter(struct bt *bt, u32 unit) {
+/* Everything translated code and its callouts look at, from struct cpu. */
+static void load_hot(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
+    struct bt_hot *hot = bt_hot(cpu);
     hot_load_flags(cpu);
     hot_load_segments(cpu);
     hot_forget_segments(cpu);
-    struct bt_hot *hot = bt_hot(cpu);
     hot->cr0 = cpu->cr0;
     hot->cr2 = cpu->cr2;
     hot->cr3 = cpu->cr3;
     hot->cr4 = cpu->cr4;
     hot->tsc_delta = cpu->tsc_offset - hot->tsc_base;
-    hot_select_ring(cpu);
-    bt_publish(bt, unit);
-    bt->recent[bt->recent_next++ % BT_RECENT] = unit;
-    bt->last_unit_insns = bt->unit[unit].insns;
-    bt->stats->dispatches++;
+}
+
+static u32 enter_at(struct bt *bt, const void *code) {
+    struct cpu *cpu = bt->cpu;
+    const struct bt_hot *hot = bt_hot(cpu);
     i64 budget = hot->budget;
-    if (bt->lockstep_compare)
-        bt->unit[unit].lockstep_runs += bt->unit[unit].lockstep_runs < LOCKSTEP_FIRST;
-    /* The indirect entry has more to get wrong: flags that a fault or a poll may show. */
-    u32 exit = bt_enter(cpu, bt->lockstep_compare ? unit_indirect_entry(bt, unit)
-                                                  : unit_direct_entry(bt, unit));
+    u32 exit = bt_enter(cpu, code);
     translate_fp_pointers(bt);
     if (bt->config.icount)
         cpu->insn_count += (u64)(budget - hot->budget);
@@ -357,56 +355,98 @@ static u32 enter(struct bt *bt, u32 unit) {
     return exit;
 }
 
-static bool before_entry(struct bt *bt, enum bt_exit *exit) {
+static u32 enter(struct bt *bt, u32 unit) {
+    load_hot(bt);
+    hot_select_ring(bt->cpu);
+    bt_publish(bt, unit);
+    bt->recent[bt->recent_next++ % BT_RECENT] = unit;
+    bt->last_unit_insns = bt->unit[unit].insns;
+    bt->stats->dispatches++;
+    if (bt->lockstep_compare)
+        bt->unit[unit].lockstep_runs += bt->unit[unit].lockstep_runs < LOCKSTEP_FIRST;
+    /* The indirect entry has more to get wrong: flags that a fault or a poll may show. */
+    return enter_at(bt, bt->lockstep_compare ? unit_indirect_entry(bt, unit)
+                                             : unit_direct_entry(bt, unit));
+}
+
+static u32 enter_direct(struct bt *bt) {
+    load_hot(bt);
+    return enter_at(bt, (const void *)BT_DIRECT);
+}
+
+/* How to go on at cpu->eip. */
+enum entry { ENTRY_NONE, ENTRY_UNIT, ENTRY_DIRECT };
+
+static bool views_ready(struct bt *bt) {
+    /* The user window is looked at only when ring 3 is entered: see dispatch in callout.c. */
+    return sync_view(bt, false) && (bt->cpu->cpl != 3 || sync_view(bt, true));
+}
+
+static enum entry before_entry(struct bt *bt, enum bt_exit *exit) {
     struct cpu *cpu = bt->cpu;
     drain_code_writes(bt);
     if (bt_hot(cpu)->kick) {
         *exit = take_kick(bt);
-        return false;
+        return ENTRY_NONE;
     }
     if (cpu->shadow) {
         bt->fault_emulate = false;
         *exit = BT_EXIT_EMULATE;
-        return false;
+        return ENTRY_NONE;
     }
-    if (!bt_mode_translatable(cpu)) {
-        *exit = BT_EXIT_MODE;
-        return false;
-    }
+    bool direct = bt->config.direct && cpu->cpl == 3;
+    bool translatable = bt_mode_translatable(cpu);
+    *exit = BT_EXIT_MODE;
+    if (!direct && !translatable)
+        return ENTRY_NONE;
     sync_fp(bt);
     sync_tsd(bt);
-    /* The user window is looked at only when ring 3 is entered: see dispatch in callout.c. */
-    if (!sync_view(bt, false) || (cpu->cpl == 3 && !sync_view(bt, true))) {
-        *exit = BT_EXIT_MODE;
-        return false;
-    }
+    if (!views_ready(bt))
+        return ENTRY_NONE;
+    if (direct && substrate_direct_ready(bt))
+        return ENTRY_DIRECT;
+    if (!translatable)
+        return ENTRY_NONE;
     if (bt->prefill_pending && cpu->cpl == 3) {
         bt->prefill_pending = false;
         if (bt->config.foresight)
             mmu_window_prefill(cpu, true, GLIN(bt->prefill_lin), bt->prefill_write);
     }
+    return ENTRY_UNIT;
+}
+
+/* One stretch of guest code, from cpu->eip to an exit or BT_EXIT_AGAIN. False: it could not be
+ * entered. */
+static bool run_stretch(struct bt *bt, u32 *code) {
+    enum bt_exit exit;
+    u32 unit;
+    enum entry entry = before_entry(bt, &exit);
+    if (entry == ENTRY_DIRECT) {
+        *code = enter_direct(bt);
+        return true;
+    }
+    if (entry == ENTRY_NONE || !find_unit(bt, &unit, &exit)) {
+        *code = exit;
+        return false;
+    }
+    if (trace_on(TRACE_exec))
+        bt_trace_exec(bt, unit);
+    *code = enter(bt, unit);
+    learn_from_fault(bt);
     return true;
 }
 
 static enum bt_exit run(struct bt *bt) {
     for (;;) {
-        enum bt_exit exit;
-        u32 unit;
-        if (!before_entry(bt, &exit) || !find_unit(bt, &unit, &exit)) {
-            bt->stats->exits_by_reason[exit]++;
-            return exit;
-        }
-        if (trace_on(TRACE_exec))
-            bt_trace_exec(bt, unit);
-        u32 code = enter(bt, unit);
-        learn_from_fault(bt);
-        if (code == BT_EXIT_AGAIN && !bt->lockstep_compare)
+        u32 code;
+        bool ran = run_stretch(bt, &code);
+        if (ran && code == BT_EXIT_AGAIN && !bt->lockstep_compare)
             continue;
         if (code == BT_EXIT_AGAIN)
             code = BT_EXIT_UNIT_END;
-        if (code == BT_EXIT_KICK && bt_hot(bt->cpu)->kick)
+        if (ran && code == BT_EXIT_KICK && bt_hot(bt->cpu)->kick)
             take_kick(bt);
-        bt->stats->exits++;
+        bt->stats->exits += ran;
         bt->stats->exits_by_reason[code]++;
         return code;
     }

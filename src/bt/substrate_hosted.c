@@ -131,6 +131,10 @@ void substrate_set_gs_base(u64 base) {
                      : "rcx", "r11", "memory");
 }
 
+void bt_interrupted(struct bt *bt, void *frame) {
+    (void)bt, (void)frame; /* signals interrupt nothing but translated code */
+}
+
 bool substrate_direct_ready(struct bt *bt) {
     (void)bt;
     return false;

@@ -25,6 +25,7 @@ static bool ends_unit(const struct translation *t, const struct bt_tinsn *ti) {
         return !bt_adapted_stays(&ti->in);
     switch (ti->class) {
     case BT_CLASS_EMULATE:
+    case BT_CLASS_TRAP:
     case BT_CLASS_JMP:
     case BT_CLASS_RET:
     case BT_CLASS_INT:
@@ -63,6 +64,8 @@ static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     if (ti->class == BT_CLASS_RDTSC &&
         (!t->bt->tsc_inline || (t->cpl == 3 && (t->bt->cpu->cr4 & CR4_TSD))))
         ti->class = BT_CLASS_EMULATE;
+    if (t->cpl == 0 && (t->bt->config.trap_classes & bt_trap_class_of(&ti->in)))
+        ti->class = BT_CLASS_TRAP;
     ti->adapted = t->bt->config.adapt && site_adapted(t->bt, gpa);
     for (unsigned i = 0; i < t->bt->breakpoints; i++)
         if (t->bt->breakpoint[i] == ti->eip) {
@@ -214,8 +217,8 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
     start(t, bt, eip, gpa);
     decode_unit(t);
     const struct bt_tinsn *last = &t->insn[t->count - 1];
-    bool leaves =
-        last->class == BT_CLASS_EMULATE || (last->adapted && !bt_adapted_stays(&last->in));
+    bool leaves = last->class == BT_CLASS_EMULATE || last->class == BT_CLASS_TRAP ||
+                  (last->adapted && !bt_adapted_stays(&last->in));
     t->counted = (u8)(t->count - (leaves ? 1 : 0));
     struct bt_unit *u = &bt->unit[bt->unit_count];
     *u = (struct bt_unit){.gpa = gpa,

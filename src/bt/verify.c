@@ -16,6 +16,7 @@ struct verifier {
     const u8 *code;
     u32 bytes, at;
     bool icount;
+    u32 trap_classes; /* BT_TRAP_* that may be left in place */
     bool (*known)(void *opaque, u32 offset);
     void *opaque;
     const struct bt_unit *unit; /* NULL: the arguments of CO_LINK are not looked at */
@@ -270,13 +271,31 @@ static u32 match_eip_check(const struct verifier *v, u32 offset, u32 hot_stub) {
     return matched(v, offset, &c);
 }
 
+/* A privileged instruction left to trap, and the callout that stands behind it in case it does not
+ * (verify_trap.c). */
+static u32 match_privileged(struct verifier *v, u32 offset) {
+    u32 class, length = bt_privileged_form(v->code + offset, v->bytes - offset, &class);
+    if (!length || !(v->trap_classes & class))
+        return 0;
+    struct cursor c = cursor_at(v, offset + length);
+    TAKE(&c, 0x41, 0xb8);
+    read_u32(&c);
+    TAKE(&c, 0x41, 0xb9);
+    take_u32(&c, CO_EMULATE);
+    TAKE(&c, 0x41, 0xff, 0xa7);
+    take_u32(&c, HOT_STUB_CALLOUT);
+    if (c.ok)
+        v->falls_through = false;
+    return matched(v, offset, &c);
+}
+
 static u32 match_sequence(struct verifier *v, u32 offset) {
     u32 n;
     if ((n = match_string(v, offset)) || (n = match_segment_base(v, offset)) ||
         (n = match_sti_poll(v, offset)) || (n = match_icount(v, offset)) ||
         (n = match_pushf(v, offset)) || (n = match_popf(v, offset)) ||
         (n = match_rdtsc(v, offset)) || (n = match_indirect(v, offset)) ||
-        (n = match_callout(v, offset)))
+        (n = match_callout(v, offset)) || (n = match_privileged(v, offset)))
         return n;
     return 0;
 }
@@ -697,10 +716,15 @@ static const char *run_verifier(struct verifier *v, u32 *offset) {
     return wrong;
 }
 
-const char *bt_verify_code(const u8 *code, u32 bytes, u32 at, bool icount,
+const char *bt_verify_code(const u8 *code, u32 bytes, u32 at, bool icount, u32 trap_classes,
                            bool (*known)(void *opaque, u32 offset), void *opaque, u32 *offset) {
-    struct verifier v = {
-        .code = code, .bytes = bytes, .at = at, .icount = icount, .known = known, .opaque = opaque};
+    struct verifier v = {.code = code,
+                         .bytes = bytes,
+                         .at = at,
+                         .icount = icount,
+                         .trap_classes = trap_classes,
+                         .known = known,
+                         .opaque = opaque};
     return run_verifier(&v, offset);
 }
 
@@ -716,6 +740,7 @@ const char *bt_verify(const struct bt *bt, const struct bt_unit *unit, u32 *offs
                          .bytes = unit->host_bytes,
                          .at = unit->host,
                          .icount = bt->config.icount,
+                         .trap_classes = unit->cpl == 0 ? bt->config.trap_classes : 0,
                          .known = is_direct_entry,
                          .opaque = (void *)(uintptr_t)bt,
                          .unit = unit};

@@ -1,13 +1,9 @@
 /*
- * format.c: a decoded guest instruction as Intel-syntax text, for traces and dumps only. The
- * instruction is decoded again, in full, because struct insn keeps less than a formatter needs.
+ * format.c: what both ways of writing an instruction as text need.
  */
 #include "isa/insn.h"
 
-#include <stdio.h>
-
-/* The code size an instruction was decoded with follows from its prefixes and operand size. */
-static bool was_code32(const struct insn *in) {
+bool insn_was_code32(const struct insn *in) {
     bool operand_size = false;
     for (unsigned i = 0; i < in->opcode_offset; i++)
         operand_size |= in->bytes[i] == 0x66;
@@ -19,24 +15,4 @@ const char *insn_mnemonic_name(u16 mnemonic) {
                            ? ZydisMnemonicGetString((ZydisMnemonic)mnemonic)
                            : NULL;
     return name ? name : "invalid";
-}
-
-const char *insn_format(const struct insn *in, u32 eip, char *out, size_t out_bytes) {
-    if (out_bytes == 0)
-        return out;
-    bool code32 = was_code32(in);
-    const ZydisDecoder decoder = {
-        .machine_mode = code32 ? ZYDIS_MACHINE_MODE_LEGACY_32 : ZYDIS_MACHINE_MODE_LEGACY_16,
-        .stack_width = in->stack_bytes == 4 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_16,
-    };
-    ZydisFormatter formatter;
-    ZydisDecodedInstruction zi;
-    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-    if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, in->bytes, in->length, &zi, ops)) &&
-        ZYAN_SUCCESS(ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL)) &&
-        ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&formatter, &zi, ops, zi.operand_count_visible,
-                                                     out, out_bytes, eip, ZYAN_NULL)))
-        return out;
-    snprintf(out, out_bytes, "%s", insn_mnemonic_name(in->mnemonic));
-    return out;
 }

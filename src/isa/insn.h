@@ -81,7 +81,9 @@ enum insn_status {
 enum insn_status insn_decode(struct insn *out, const u8 *code, size_t available, bool code32,
                              bool stack32);
 
-/* Intel-syntax text of a guest instruction at eip (Zydis formatter). Returns out. */
+/* The code size it was decoded with, which follows from its prefixes and operand size. */
+bool insn_was_code32(const struct insn *in);
+/* Intel-syntax text of a guest instruction at eip. Returns out. */
 const char *insn_format(const struct insn *in, u32 eip, char *out, size_t out_bytes);
 const char *insn_mnemonic_name(u16 mnemonic);
 

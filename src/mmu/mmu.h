@@ -92,8 +92,8 @@ void mmu_cr3_loaded(struct cpu *cpu);
 /* CR0.PG/WP, CR4.PSE/PAE/PGE/SMEP/SMAP or EFER.NXE changed: all translations die. */
 void mmu_mode_changed(struct cpu *cpu);
 void mmu_invlpg(struct cpu *cpu, struct glin lin);
-/* True when mmu_invlpg for this address changes no host mapping and calls no library function, so
- * that a light callout may make it. */
+/* True when mmu_invlpg for this address makes no host call and leaves the kernel's view as it is,
+ * so that a light callout may make it. */
 bool mmu_invlpg_is_light(const struct cpu *cpu, struct glin lin);
 
 /* ---- Translated-code tracking (code.c) ---- */
@@ -129,16 +129,25 @@ enum mmu_fault_result {
     MMU_FAULT_TRUE,   /* cpu->fault is the guest's #PF */
     MMU_FAULT_EMULATE /* MMIO, write to a code page, ...: emulate this one instruction */
 };
-/* Handles a host fault at lin in the current window of privilege `user`. Signal safe (called by the
- * host fault handler on the vCPU thread). */
+/* Handles a host fault at lin in the current window of privilege `user`; MMU_FETCH is for ring 3
+ * that executes its own pages. Signal safe (called by the host fault handler on the vCPU thread)
+ * and free of x87 and SSE. */
+enum mmu_fault_result mmu_window_access_fault(struct cpu *cpu, bool user, struct glin lin,
+                                              enum mmu_access access);
 enum mmu_fault_result mmu_window_fault(struct cpu *cpu, bool user, struct glin lin, bool write);
-/* Host address of the current window of that privilege. Call it (or mmu_current_view) for the user
- * window before ring 3 runs again whenever mmu_user_window_pending: only then is the window brought
- * up to date with the flushes since. */
+/* Host address of the current window of that privilege. Call mmu_current_view for the user window
+ * before ring 3 runs again whenever mmu_user_window_pending: only then is the window brought up to
+ * date with the flushes since, and selected where one page table serves both rings. */
 u64 mmu_window_base(struct cpu *cpu, bool user);
 bool mmu_user_window_pending(const struct cpu *cpu);
+/* The same for either privilege. Ring 0 needs it only where one page table serves both rings and
+ * the guest has set CR4.SMAP: user pages are then out of reach while ring 0 runs. */
+bool mmu_window_pending(const struct cpu *cpu, bool user);
 /* True when a host address lies in any window or its guards; *lin gets the linear address. */
 bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin);
+/* True when both privileges run on one page table (metal), so that ring 0 reaches an application's
+ * pages through the application's own mappings. */
+bool mmu_windows_shared(const struct cpu *cpu);
 /* Foresight: maps the page of lin (and neighbours) if the guest's tables grant it already. */
 void mmu_window_prefill(struct cpu *cpu, bool user, struct glin lin, bool write);
 

@@ -5,7 +5,8 @@
  *
  * The user window of a CR3 is chosen and revalidated when ring 3 is next entered, not at the CR3
  * load: kernels load CR3 more often than they return to another process. INVLPG waits likewise:
- * copy-on-write flushes the page first and stores the new entry after.
+ * copy-on-write flushes the page first and stores the new entry after. With one table it cannot
+ * wait, because ring 0 reaches the same entries.
  */
 #include "mmu/window.h"
 
@@ -21,9 +22,9 @@ void mmu_windows_free(struct mmu *mmu) {
     struct mmu_windows *ws = mmu->windows;
     if (!ws)
         return;
-    hosted_release(ws);
-    hosted_free(ws->pool, (u64)ws->pool_regions * sizeof *ws->pool);
-    hosted_free(ws->rmap, (mmu->ram_bytes >> PAGE_SHIFT) * sizeof *ws->rmap);
+    backing_release(ws);
+    memory_free(ws->pool, (u64)ws->pool_regions * sizeof *ws->pool);
+    memory_free(ws->rmap, (mmu->ram_bytes >> PAGE_SHIFT) * sizeof *ws->rmap);
     free(ws);
     mmu->windows = NULL;
 }
@@ -56,8 +57,8 @@ bool mmu_windows_create_sized(struct cpu *cpu, unsigned users, unsigned regions,
     ws->foresight = true;
 
     ws->pool_regions = regions;
-    ws->pool = hosted_alloc((u64)regions * sizeof *ws->pool);
-    ws->rmap = hosted_alloc((mmu->ram_bytes >> PAGE_SHIFT) * sizeof *ws->rmap);
+    ws->pool = memory_alloc((u64)regions * sizeof *ws->pool);
+    ws->rmap = memory_alloc((mmu->ram_bytes >> PAGE_SHIFT) * sizeof *ws->rmap);
     if (!ws->pool || !ws->rmap)
         return create_failed(mmu, err, "no memory for the books");
     for (unsigned i = regions; i-- > 0;) {
@@ -66,21 +67,28 @@ bool mmu_windows_create_sized(struct cpu *cpu, unsigned users, unsigned regions,
     }
     for (unsigned i = 1; i <= users; i++)
         ws->window[i].user = true;
-    if (!hosted_reserve(ws, users + 1))
-        return create_failed(mmu, err, "no address space");
+    if (!backing_reserve(ws))
+        return create_failed(mmu, err, "no room for them");
+    ws->selected = &ws->window[0];
+    backing_select(ws, ws->selected);
     return true;
 }
 
 bool mmu_windows_create(struct cpu *cpu, struct mmu_error *err) {
-    /* Under a limit on address space fewer windows do as well, only slower. */
-    for (unsigned users = WINDOWS_DEFAULT_USERS; users; users /= 2)
-        if (mmu_windows_create_sized(cpu, users, WINDOWS_DEFAULT_REGIONS, hosted_map_limit(), err))
+    struct backing_limits l = backing_limits();
+    /* Where address space or memory is short fewer windows do as well, only slower. */
+    for (; l.users; l.users /= 2, l.regions = MAX(l.regions / 2, l.least_regions))
+        if (mmu_windows_create_sized(cpu, l.users, l.regions, l.map_limit, err))
             return true;
     return false;
 }
 
 void mmu_windows_destroy(struct cpu *cpu) {
     mmu_windows_free(cpu->mmu);
+}
+
+bool mmu_windows_shared(const struct cpu *cpu) {
+    return cpu->mmu->windows && cpu->mmu->windows->one_table;
 }
 
 void mmu_windows_set_foresight(struct cpu *cpu, bool on) {
@@ -147,12 +155,21 @@ static void revalidate_pending(struct cpu *cpu, struct window *w) {
     ws->pending_count = 0;
 }
 
+/* One table: puts a window behind the slots that the kernel window leaves free. */
+static void select_window(struct mmu_windows *ws, const struct window *w) {
+    if (!ws->one_table || w == ws->selected)
+        return;
+    ws->selected = w;
+    backing_select(ws, w);
+}
+
 static struct window *current_user(struct cpu *cpu) {
     struct mmu_windows *ws = cpu->mmu->windows;
     if (likely(!ws->stale)) {
         struct window *same = &ws->window[ws->current];
         if (unlikely(ws->pending_count))
             revalidate_pending(cpu, same);
+        select_window(ws, same);
         return same;
     }
     struct window *w = choose_user(ws, user_key(cpu));
@@ -161,11 +178,21 @@ static struct window *current_user(struct cpu *cpu) {
     ws->pending_count = 0;
     w->last_use = ++ws->tick;
     window_revalidate(cpu, w, false, false);
+    select_window(ws, w);
     return w;
 }
 
+static inline bool smap_on(const struct cpu *cpu) {
+    return cpu_paging(cpu) && (cpu->cr4 & CR4_SMAP);
+}
+
 static inline struct window *current_window(struct cpu *cpu, bool user) {
-    return user ? current_user(cpu) : &cpu->mmu->windows->window[0];
+    struct mmu_windows *ws = cpu->mmu->windows;
+    if (user)
+        return current_user(cpu);
+    if (ws->one_table && smap_on(cpu)) /* no user page may be within reach of ring 0 */
+        select_window(ws, &ws->window[0]);
+    return &ws->window[0];
 }
 
 u64 mmu_window_base(struct cpu *cpu, bool user) {
@@ -173,8 +200,12 @@ u64 mmu_window_base(struct cpu *cpu, bool user) {
 }
 
 struct mmu_view mmu_current_view(struct cpu *cpu, bool user) {
+    struct mmu_windows *ws = cpu->mmu->windows;
     const struct window *w = current_window(cpu, user);
-    return (struct mmu_view){.id = (u32)(w - cpu->mmu->windows->window), .epoch = w->epoch};
+    struct mmu_view view = {.id = (u32)(w - ws->window), .epoch = w->epoch};
+    if (user)
+        ws->seen = view;
+    return view;
 }
 
 bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin) {
@@ -218,43 +249,74 @@ static bool fill(struct cpu *cpu, struct window *w, u32 lin) {
     return result == FILL_DONE;
 }
 
-enum mmu_fault_result mmu_window_fault(struct cpu *cpu, bool user, struct glin glin, bool write) {
+/* The window that serves an access just granted. */
+static struct window *window_behind(struct cpu *cpu, bool user, u32 lin, const struct mmu_xlat *x) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    struct window *kernel = &ws->window[0];
+    if (!ws->one_table)
+        return current_window(cpu, user);
+    if (!cpu_paging(cpu) || !x->user || window_region(ws, kernel, lin >> REGION_SHIFT))
+        return kernel;
+    return current_user(cpu);
+}
+
+/* May the page never be filled for this access, granted though it is? */
+static bool must_emulate(const struct cpu *cpu, bool user, unsigned access,
+                         const struct mmu_xlat *x) {
+    const struct mmu *mmu = cpu->mmu;
+    if (!mmu_gpa_is_ram(mmu, x->gpa.v))
+        return true;
+    if (!(access & MMU_WRITE))
+        return false;
+    bool past_wp = mmu->windows->one_table && !user && x->user && !x->writable; /* CR0.WP=0 */
+    return past_wp || mmu->code_page[x->gpa.v >> PAGE_SHIFT];
+}
+
+enum mmu_fault_result mmu_window_access_fault(struct cpu *cpu, bool user, struct glin glin,
+                                              enum mmu_access access) {
     struct mmu *mmu = cpu->mmu;
-    struct window *w = current_window(cpu, user);
     u32 lin = (u32)glin.v;
     struct mmu_xlat x;
-    bool smap = !user && cpu_paging(cpu) && (cpu->cr4 & CR4_SMAP);
+    if (!mmu->windows->one_table)
+        current_window(cpu, user); /* what it held back comes before the walk */
     if (glin.v >= WINDOW_BYTES || no_progress(mmu->windows, lin) ||
-        (smap && mmu_probe(cpu, GLIN(lin), &x) && x.user)) {
+        (!user && smap_on(cpu) && mmu_probe(cpu, GLIN(lin), &x) && x.user)) {
         mmu->stat_emulate_faults++;
         return MMU_FAULT_EMULATE;
     }
-    if (!mmu_translate(cpu, GLIN(lin), write ? MMU_WRITE : MMU_READ, user, &x)) {
+    if (!mmu_translate(cpu, GLIN(lin), access, user, &x)) {
         mmu->windows->last_repeats = 0; /* delivering it is progress */
         mmu->stat_true_faults++;
         TRACE(mmu, "true fault at %08x error %x\n", lin, cpu->fault.error);
         return MMU_FAULT_TRUE;
     }
-    bool code_write =
-        write && mmu_gpa_is_ram(mmu, x.gpa.v) && mmu->code_page[x.gpa.v >> PAGE_SHIFT];
-    if (!mmu_gpa_is_ram(mmu, x.gpa.v) || code_write || !fill(cpu, w, lin)) {
+    const char *kind = access & MMU_WRITE ? "write" : access & MMU_FETCH ? "fetch" : "read";
+    if (must_emulate(cpu, user, access, &x) || !fill(cpu, window_behind(cpu, user, lin, &x), lin)) {
         mmu->stat_emulate_faults++;
-        TRACE(mmu, "emulate %s at %08x gpa %llx\n", write ? "write" : "read", lin,
-              (unsigned long long)x.gpa.v);
+        TRACE(mmu, "emulate %s at %08x gpa %llx\n", kind, lin, (unsigned long long)x.gpa.v);
         return MMU_FAULT_EMULATE;
     }
     mmu->stat_hidden_faults++;
-    TRACE(mmu, "hidden fault: %s at %08x gpa %llx\n", write ? "write" : "read", lin,
-          (unsigned long long)x.gpa.v);
+    TRACE(mmu, "hidden fault: %s at %08x gpa %llx\n", kind, lin, (unsigned long long)x.gpa.v);
     return MMU_FAULT_FILLED;
+}
+
+enum mmu_fault_result mmu_window_fault(struct cpu *cpu, bool user, struct glin lin, bool write) {
+    return mmu_window_access_fault(cpu, user, lin, write ? MMU_WRITE : MMU_READ);
 }
 
 void mmu_window_prefill(struct cpu *cpu, bool user, struct glin glin, bool write) {
     struct mmu_windows *ws = cpu->mmu->windows;
+    struct mmu_xlat x;
     if (!ws || glin.v >= WINDOW_BYTES)
         return;
     u32 lin = (u32)glin.v, page = lin >> PAGE_SHIFT;
     struct window *w = current_window(cpu, user);
+    if (ws->one_table) {
+        if (!mmu_probe(cpu, GLIN(lin), &x))
+            return;
+        w = window_behind(cpu, user, lin, &x);
+    }
     u32 wanted = region_wanted(cpu, w, lin);
     if (!wanted || (write && !(wanted & HOST_W)))
         return;
@@ -285,6 +347,7 @@ void mmu_windows_cr3_loaded(struct cpu *cpu) {
     struct mmu_windows *ws = cpu->mmu->windows;
     ws->stale = true;
     ws->last_repeats = 0;
+    select_window(ws, &ws->window[0]);
     window_revalidate(cpu, &ws->window[0], cpu->cr4 & CR4_PGE, false);
 }
 
@@ -296,6 +359,7 @@ void mmu_windows_mode_changed(struct cpu *cpu) {
     ws->mode ^= changed;
     ws->stale = true;
     ws->last_repeats = 0;
+    select_window(ws, &ws->window[0]);
     if (!(changed & ~soft)) {
         window_revalidate(cpu, &ws->window[0], false, changed & cpu->cr0 & CR0_WP);
         return;
@@ -313,7 +377,9 @@ void mmu_windows_invlpg(struct cpu *cpu, u32 lin) {
     window_revalidate_page(cpu, &ws->window[0], lin);
     if (ws->stale || !window_region(ws, &ws->window[ws->current], lin >> REGION_SHIFT))
         return;
-    if (ws->pending_count == MAX_PENDING)
+    if (ws->one_table)
+        window_revalidate_page(cpu, &ws->window[ws->current], lin);
+    else if (ws->pending_count == MAX_PENDING)
         ws->stale = true;
     else
         ws->pending[ws->pending_count++] = lin;
@@ -321,15 +387,44 @@ void mmu_windows_invlpg(struct cpu *cpu, u32 lin) {
 
 bool mmu_invlpg_is_light(const struct cpu *cpu, struct glin lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
-    return !ws || !window_region(ws, &ws->window[0], (u32)lin.v >> REGION_SHIFT);
+    if (!ws)
+        return true;
+    const struct shadow_region *r = window_region(ws, &ws->window[0], (u32)lin.v >> REGION_SHIFT);
+    return !r || (ws->one_table && !region_page_fetched(cpu, r, (u32)lin.v));
+}
+
+/* With one table the current user window may have been chosen, or have lost a page that code was
+ * fetched from, on behalf of ring 0. */
+bool mmu_window_pending(const struct cpu *cpu, bool user) {
+    const struct mmu_windows *ws = cpu->mmu->windows;
+    if (!ws)
+        return false;
+    bool selected = !ws->one_table || !smap_on(cpu) || (ws->selected != &ws->window[0]) == user;
+    if (!user || !selected)
+        return !selected;
+    return ws->stale || ws->pending_count ||
+           (ws->one_table &&
+            (ws->seen.id != (u32)ws->current || ws->seen.epoch != ws->window[ws->current].epoch));
 }
 
 bool mmu_user_window_pending(const struct cpu *cpu) {
-    const struct mmu_windows *ws = cpu->mmu->windows;
-    return ws && (ws->stale || ws->pending_count);
+    return mmu_window_pending(cpu, true);
 }
 
 /* ---- Validator ---- */
+
+/* The rights of one table: U and X as the guest's tables say, W only where they let ring 3 write
+ * what ring 3 may touch. */
+static const char *check_shared(const struct cpu *cpu, u32 host, bool user, bool writable,
+                                bool execute) {
+    if (!!(host & HOST_U) != user)
+        return "the U/S bit is not the guest's";
+    if (!!(host & HOST_X) != (user && execute))
+        return "the execute-disable bit is not the guest's";
+    if ((host & HOST_W) && !writable && (user || (cpu->cr0 & CR0_WP)))
+        return "a read-only page is mapped writable";
+    return NULL;
+}
 
 /* Does the mapping of page i follow from the entries in its snapshot? */
 static const char *check_page(const struct cpu *cpu, const struct window *w,
@@ -340,9 +435,14 @@ static const char *check_page(const struct cpu *cpu, const struct window *w,
         return "a window maps what is not RAM";
     if ((host & HOST_W) && mmu->code_page[frame])
         return "a page with translated code is mapped writable";
+    if (!mmu->windows->one_table && (host & (HOST_U | HOST_X)))
+        return "a right that has no meaning here";
     if (!cpu_paging(cpu))
-        return frame == r->slot * REGION_PAGES + i ? NULL : "unpaged mapping is not identity";
+        return frame != r->slot * REGION_PAGES + i ? "unpaged mapping is not identity"
+               : mmu->windows->one_table           ? check_shared(cpu, host, true, true, true)
+                                                   : NULL;
     u64 pde = r->pde[half], leaf = load_entry(r->snapshot, i, entry_bytes(cpu)), rights = pde;
+    u64 any = pde;
     enum half_kind kind = half_kind_of(cpu, pde);
     if (kind == HALF_NONE)
         return "a page is mapped under an absent PDE";
@@ -352,6 +452,7 @@ static const char *check_page(const struct cpu *cpu, const struct window *w,
             return "a large page maps another frame than its PDE says";
     } else {
         rights &= leaf;
+        any |= leaf;
         if (((leaf >> PAGE_SHIFT) & 0xfffff) != frame)
             return "a page maps another frame than its PTE says";
     }
@@ -361,6 +462,9 @@ static const char *check_page(const struct cpu *cpu, const struct window *w,
         return "a supervisor page is in a user window";
     if ((host & HOST_W) && !(leaf & PTE_D))
         return "a clean page is mapped writable";
+    bool execute = !(tables_are_pae(cpu) && (cpu->efer & EFER_NXE) && (any & PTE_NX));
+    if (mmu->windows->one_table)
+        return check_shared(cpu, host, rights & PTE_U, rights & PTE_W, execute);
     if ((host & HOST_W) && !(rights & PTE_W) && (w->user || (cpu->cr0 & CR0_WP)))
         return "a read-only page is mapped writable";
     return NULL;
@@ -415,5 +519,5 @@ const char *mmu_validate(struct cpu *cpu) {
         return "the reverse map's counts are wrong";
     if (maps != ws->maps)
         return "the mapping count is wrong";
-    return hosted_check(ws, text, sizeof text);
+    return backing_check(ws, text, sizeof text);
 }

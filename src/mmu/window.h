@@ -1,7 +1,12 @@
 /*
  * window.h: what the files of the window machinery share. window.c decides, window_region.c keeps
- * the books of each 4 MiB, window_hosted.c alone talks to the host: replacing it by one that writes
- * real page-table entries gives the metal substrate.
+ * the books of each 4 MiB, and behind window_backing.h stands the substrate: mappings of a Linux
+ * process (window_hosted.c) or real page-table entries (window_metal.c).
+ *
+ * One table: real page tables serve both privileges at once, told apart by their U/S bits. The
+ * windows keep their books as ever; which of them is behind an address goes by its 4 MiB slot: the
+ * kernel window where it has a region there, user pages among supervisor pages included, and the
+ * current user window elsewhere.
  *
  * Nothing here allocates after mmu_windows_create: the host fault handler runs through all of it.
  */
@@ -9,31 +14,15 @@
 #define RINGFOLD_MMU_WINDOW_H
 
 #include "mmu/mmu.h"
+#include "mmu/window_backing.h"
 
 #define WINDOW_BYTES (1ull << 32)
 #define WINDOW_STRIDE_BYTES (2ull << 32) /* the upper half is the guard */
+#define WINDOW_PAGES (1u << 20)
 #define WINDOW_REGIONS 1024u
 #define REGION_SHIFT 22
 #define REGION_PAGES 1024u
-#define RUN_PAGES 16u /* foresight looks at this aligned run of neighbours */
-
-#define WINDOWS_DEFAULT_USERS 48u
-#define WINDOWS_DEFAULT_REGIONS 1024u
-
-/* What the host maps at one page: 0 for nothing, else frame << 3 with HOST_P and perhaps HOST_W,
- * or with HOST_PARKED: the mapping is there but inaccessible. Parking a page takes a third of the
- * time that unmapping takes, and so does making it accessible again. */
-enum {
-    HOST_P = 1,
-    HOST_W = 2,
-    HOST_PARKED = 4,
-    HOST_RIGHTS = 7,
-    HOST_FRAME_SHIFT = 3,
-    HOST_NEXT_FRAME = 1 << HOST_FRAME_SHIFT
-};
-static inline u32 host_frame(u32 host) {
-    return host >> HOST_FRAME_SHIFT;
-}
+#define RUN_PAGES 16u /* when hosted, foresight looks at this aligned run of neighbours */
 
 /* INVLPGs remembered for the user window before all of it is revalidated instead. */
 #define MAX_PENDING 32u
@@ -87,6 +76,7 @@ struct mmu_windows {
     bool stale;               /* CR3 changed since the current user window was chosen */
     u32 pending[MAX_PENDING]; /* pages of the current user window flushed since it was last used */
     unsigned pending_count;
+    struct mmu_view seen; /* of the user window, as mmu_current_view last told it */
     u64 tick;
     u64 mode; /* paging mode bits the windows were filled under */
     u32 maps, map_limit;
@@ -94,6 +84,11 @@ struct mmu_windows {
     unsigned last_repeats;
     bool foresight; /* map neighbours too */
 
+    /* What the substrate is like, set by backing_reserve. */
+    struct backing *backing;
+    bool one_table;
+    const struct window *selected;  /* one table: window[0], or the user window it shows as well */
+    u32 run_pages, large_run_pages; /* one table: foresight's aligned runs, powers of two */
     u64 reserve_base, reserve_bytes, first_base;
     struct shadow_region *pool;
     unsigned pool_regions;
@@ -142,6 +137,9 @@ enum half_kind half_kind_of(const struct cpu *cpu, u64 pde);
  * nothing, A=0 included. */
 u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin);
 
+/* May invalidating this page change what a fetch depends on? */
+bool region_page_fetched(const struct cpu *cpu, const struct shadow_region *r, u32 lin);
+
 enum fill_result { FILL_DONE, FILL_NO_ROOM, FILL_HOST_FAILED };
 /* Maps the page of lin, which the tables grant with A=1, and its neighbours by foresight; only
  * the page itself when `alone`. */
@@ -154,26 +152,9 @@ bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin);
 void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool force);
 void window_revalidate_pages(struct cpu *cpu, struct window *w, const u32 *lin, unsigned count);
 void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin);
-/* Unmaps everything in one host call. */
+/* Unmaps everything, in one host call when hosted. */
 void window_drop(struct mmu_windows *ws, struct window *w);
 /* Gives host mappings and regions back by dropping the least valuable window; `keep` goes last. */
 void windows_make_room(struct mmu_windows *ws, struct window *keep);
-
-/* ---- window_hosted.c: false when the host refuses (ENOMEM) ---- */
-
-bool hosted_reserve(struct mmu_windows *ws, unsigned windows);
-void hosted_release(struct mmu_windows *ws);
-bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable);
-/* rights: HOST_P, HOST_P | HOST_W or HOST_PARKED. Only parking may cover pages never mapped. */
-bool hosted_protect(u64 host, u64 bytes, u32 rights);
-bool hosted_unmap(u64 host, u64 bytes);
-/* Spares the minor faults of the page and of up to 15 neighbours mapped in the same call. */
-void hosted_populate(u64 host);
-u32 hosted_map_limit(void);
-/* Zeroed memory that takes host pages only where touched; NULL on failure. */
-void *hosted_alloc(u64 bytes);
-void hosted_free(void *p, u64 bytes);
-/* Compares the host kernel's list of mappings with the books; NULL or a description. Tests only. */
-const char *hosted_check(struct mmu_windows *ws, char *text, size_t text_bytes);
 
 #endif

@@ -19,6 +19,9 @@
 #define MADV_POPULATE_READ 22
 #endif
 
+#define DEFAULT_USERS 48u
+#define DEFAULT_REGIONS 1024u
+
 #define RESERVE_FLAGS (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
 
 /* Where windows may lie: far below the places where the kernel puts what has no wish. */
@@ -28,7 +31,8 @@
 /* Windows are holes in the address space, because mapping a page into a hole takes 3.1 us and into
  * a reservation, which it splits, 4.8. What marks the place as taken is one inaccessible page in
  * the guard below the first window: another VM's MAP_FIXED_NOREPLACE fails on it. */
-bool hosted_reserve(struct mmu_windows *ws, unsigned windows) {
+bool backing_reserve(struct mmu_windows *ws) {
+    unsigned windows = ws->users + 1;
     u64 bytes = WINDOW_BYTES + windows * WINDOW_STRIDE_BYTES;
     for (u64 at = ARENA_FIRST; at + bytes <= ARENA_END; at += ALIGN_UP(bytes, 1ull << 40)) {
         void *p = mmap((void *)at, bytes, PROT_NONE, RESERVE_FLAGS | MAP_FIXED_NOREPLACE, -1, 0);
@@ -48,40 +52,64 @@ bool hosted_reserve(struct mmu_windows *ws, unsigned windows) {
     return false;
 }
 
-void hosted_release(struct mmu_windows *ws) {
+void backing_release(struct mmu_windows *ws) {
     if (ws->reserve_bytes)
         munmap((void *)ws->reserve_base, ws->reserve_bytes);
 }
 
-bool hosted_map(const struct mmu_windows *ws, u64 host, u64 gpa, u64 bytes, bool writable) {
-    int prot = PROT_READ | (writable ? PROT_WRITE : 0);
+static inline void *host_address(const struct window *w, u32 page) {
+    return (void *)(w->base + (u64)page * PAGE_BYTES);
+}
+
+bool backing_map(struct mmu_windows *ws, struct window *w, u32 page, u32 pages, u32 frame,
+                 u32 rights) {
+    int prot = PROT_READ | (rights & HOST_W ? PROT_WRITE : 0);
     ws->mmu->stat_host_maps++;
-    int populate =
-        bytes == PAGE_BYTES ? MAP_POPULATE : 0; /* spares the touch that follows a fault */
-    return mmap((void *)host, bytes, prot, MAP_SHARED | MAP_FIXED | MAP_NORESERVE | populate,
-                ws->mmu->memory.fd, (off_t)gpa) != MAP_FAILED;
+    int populate = pages == 1 ? MAP_POPULATE : 0; /* spares the touch that follows a fault */
+    return mmap(host_address(w, page), (u64)pages * PAGE_BYTES, prot,
+                MAP_SHARED | MAP_FIXED | MAP_NORESERVE | populate, ws->mmu->memory.fd,
+                (off_t)frame << PAGE_SHIFT) != MAP_FAILED;
 }
 
-bool hosted_protect(u64 host, u64 bytes, u32 rights) {
+bool backing_protect(struct mmu_windows *ws, struct window *w, u32 page, u32 pages, u32 rights) {
+    (void)ws;
     int prot = rights & HOST_W ? PROT_READ | PROT_WRITE : rights & HOST_P ? PROT_READ : PROT_NONE;
-    return !mprotect((void *)host, bytes, prot);
+    return !mprotect(host_address(w, page), (u64)pages * PAGE_BYTES, prot);
 }
 
-bool hosted_unmap(u64 host, u64 bytes) {
-    return munmap((void *)host, bytes) == 0;
+bool backing_unmap(struct mmu_windows *ws, struct window *w, u32 page, u32 pages) {
+    (void)ws;
+    return munmap(host_address(w, page), (u64)pages * PAGE_BYTES) == 0;
 }
 
 /* A read fault lets the host map the whole aligned 64 KiB around it as far as the file has
  * pages, writable where the mapping is; a write fault maps one page only. So one page is populated
  * by reading: measured for a run of 16, 3 us, against 8 for MAP_POPULATE and 14 for POPULATE_WRITE.
  * A kernel older than 5.14 refuses, which costs minor faults later and nothing else. */
-void hosted_populate(u64 host) {
+void backing_populate(struct mmu_windows *ws, struct window *w, u32 page) {
+    (void)ws;
     int saved = errno;
-    madvise((void *)host, PAGE_BYTES, MADV_POPULATE_READ);
+    madvise(host_address(w, page), PAGE_BYTES, MADV_POPULATE_READ);
     errno = saved;
 }
 
-u32 hosted_map_limit(void) {
+/* Each window lies at an address of its own and mmap changes what the next access finds: nothing
+ * to link, to select or to flush. */
+void backing_region_taken(struct mmu_windows *ws, struct window *w, const struct shadow_region *r) {
+    (void)ws, (void)w, (void)r;
+}
+void backing_region_released(struct mmu_windows *ws, struct window *w,
+                             const struct shadow_region *r) {
+    (void)ws, (void)w, (void)r;
+}
+void backing_select(struct mmu_windows *ws, const struct window *w) {
+    (void)ws, (void)w;
+}
+void backing_sync(struct mmu_windows *ws) {
+    (void)ws;
+}
+
+static u32 map_limit(void) {
     char text[32] = "";
     int fd = open("/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
@@ -94,14 +122,11 @@ u32 hosted_map_limit(void) {
     return (u32)(limit - limit / 4); /* the rest is for everybody else in the process */
 }
 
-void *hosted_alloc(u64 bytes) {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, RESERVE_FLAGS, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
-void hosted_free(void *p, u64 bytes) {
-    if (p)
-        munmap(p, bytes);
+struct backing_limits backing_limits(void) {
+    return (struct backing_limits){.users = DEFAULT_USERS,
+                                   .regions = DEFAULT_REGIONS,
+                                   .least_regions = DEFAULT_REGIONS,
+                                   .map_limit = map_limit()};
 }
 
 /* One mapping of the host inside the windows, as /proc/self/maps prints it. */
@@ -129,7 +154,7 @@ static const char *check_mapping(struct mmu_windows *ws, u64 start, u64 end, con
     return NULL;
 }
 
-const char *hosted_check(struct mmu_windows *ws, char *text, size_t text_bytes) {
+const char *backing_check(struct mmu_windows *ws, char *text, size_t text_bytes) {
     static const u32 no_maps[MMU_MAX_VIEWS];
     u32 maps[MMU_MAX_VIEWS];
     memcpy(maps, no_maps, sizeof maps);

@@ -49,6 +49,14 @@ static struct half half_now(const struct cpu *cpu, u32 slot, u32 half) {
     return h;
 }
 
+/* The rights of a page where one table serves both rings. Ring 0 may not write through a user page
+ * what ring 3 may not: under CR0.WP=0 such a write is emulated. */
+static u32 shared_rights(const struct cpu *cpu, const struct mmu_xlat *x) {
+    if (!x->user)
+        return x->writable || !(cpu->cr0 & CR0_WP) ? HOST_W : 0;
+    return HOST_U | (x->writable ? HOST_W : 0) | (x->no_execute ? 0 : HOST_X);
+}
+
 /* What a granted translation means for the host mapping. */
 static u32 host_value(const struct cpu *cpu, const struct window *w, const struct mmu_xlat *x) {
     const struct mmu *mmu = cpu->mmu;
@@ -59,8 +67,12 @@ static u32 host_value(const struct cpu *cpu, const struct window *w, const struc
         return 0;
     u32 frame = (u32)(x->gpa.v >> PAGE_SHIFT);
     bool granted = x->writable || (!w->user && !(cpu->cr0 & CR0_WP));
-    bool writable = granted && x->dirty && !mmu->code_page[frame];
-    return frame << HOST_FRAME_SHIFT | (writable ? HOST_W : 0) | HOST_P;
+    u32 rights = granted ? HOST_W : 0;
+    if (mmu->windows->one_table)
+        rights = shared_rights(cpu, x);
+    if (!x->dirty || mmu->code_page[frame])
+        rights &= ~(u32)HOST_W;
+    return frame << HOST_FRAME_SHIFT | rights | HOST_P;
 }
 
 u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin) {
@@ -88,6 +100,8 @@ static inline bool is_boundary(u32 a, u32 b) {
 static u32 count_boundaries(struct mmu_windows *ws, const struct window *w,
                             const struct shadow_region *r, u32 first, u32 n, const u32 *v) {
     u32 page = r->slot * REGION_PAGES + first, count = 0;
+    if (ws->one_table) /* page tables do not run out */
+        return 0;
     if (page)
         count += is_boundary(host_at(ws, w, page - 1), v[0]);
     for (u32 i = 1; i < n; i++)
@@ -163,6 +177,8 @@ static struct shadow_region *region_get(struct cpu *cpu, struct window *w, u32 s
     w->list[w->count++] = (u16)slot;
     w->region[slot] = index;
     w->weak[slot] = 0;
+    backing_region_taken(ws, w, r);
+    backing_sync(ws);
     return r;
 }
 
@@ -171,6 +187,7 @@ static void region_release(struct mmu_windows *ws, struct window *w, struct shad
     w->list[r->list_index] = last;
     window_region(ws, w, last)->list_index = r->list_index;
     w->region[r->slot] = 0;
+    backing_region_released(ws, w, r);
     r->next_free = ws->free_region;
     ws->free_region = (u16)(r - ws->pool + 1);
 }
@@ -179,7 +196,7 @@ void window_drop(struct mmu_windows *ws, struct window *w) {
     if (!w->count)
         return;
     /* No mapping is split here, so only a host without any memory left could refuse. */
-    bool done = hosted_unmap(w->base, WINDOW_BYTES);
+    bool done = backing_unmap(ws, w, 0, WINDOW_PAGES);
     RF_ASSERT(done);
     while (w->count) {
         struct shadow_region *r = window_region(ws, w, w->list[w->count - 1]);
@@ -194,6 +211,7 @@ void window_drop(struct mmu_windows *ws, struct window *w) {
     ws->maps -= w->maps;
     w->maps = 0;
     w->epoch++;
+    backing_sync(ws);
 }
 
 /* Gives a region back that has nothing live any more; parked pages go in one call. */
@@ -204,7 +222,7 @@ static void region_retire(struct mmu_windows *ws, struct window *w, struct shado
     if (r->parked) {
         u32 before = count_boundaries(ws, w, r, 0, REGION_PAGES, r->host);
         u32 after = count_boundaries(ws, w, r, 0, REGION_PAGES, nothing);
-        if (!hosted_unmap(w->base + ((u64)r->slot << REGION_SHIFT), 1ull << REGION_SHIFT)) {
+        if (!backing_unmap(ws, w, (u32)r->slot * REGION_PAGES, REGION_PAGES)) {
             window_drop(ws, w);
             return;
         }
@@ -212,6 +230,7 @@ static void region_retire(struct mmu_windows *ws, struct window *w, struct shado
         add_maps(ws, w, after, before);
     }
     region_release(ws, w, r);
+    backing_sync(ws);
 }
 
 /* ---- Changing host mappings ---- */
@@ -220,9 +239,10 @@ static void region_retire(struct mmu_windows *ws, struct window *w, struct shado
  * returns its end, or 0 when the host refused. */
 struct change {
     struct mmu_windows *ws;
+    struct window *w;
     struct shadow_region *r;
-    u64 host; /* of page 0 of the region */
-    u32 first, n;
+    u32 first, n; /* pages of the region */
+    u32 page;     /* the first one's number in the window */
     const u32 *want;
 };
 
@@ -232,8 +252,7 @@ static u32 park_run(const struct change *c, u32 k) {
     for (u32 j = end; j < c->n && old[j] && (c->want[j] & HOST_PARKED); j++)
         if (old[j] & HOST_P)
             end = j + 1;
-    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
-    return hosted_protect(at, (u64)(end - k) * PAGE_BYTES, HOST_PARKED) ? end : 0;
+    return backing_protect(c->ws, c->w, c->page + k, end - k, HOST_PARKED) ? end : 0;
 }
 
 static u32 unmap_run(const struct change *c, u32 k) {
@@ -242,8 +261,7 @@ static u32 unmap_run(const struct change *c, u32 k) {
     for (u32 j = end; j < c->n && !c->want[j]; j++)
         if (old[j])
             end = j + 1;
-    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
-    return hosted_unmap(at, (u64)(end - k) * PAGE_BYTES) ? end : 0;
+    return backing_unmap(c->ws, c->w, c->page + k, end - k) ? end : 0;
 }
 
 static u32 protect_run(const struct change *c, u32 k) {
@@ -256,8 +274,7 @@ static u32 protect_run(const struct change *c, u32 k) {
         if (old[j] != want[j])
             end = j + 1;
     }
-    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
-    return hosted_protect(at, (u64)(end - k) * PAGE_BYTES, rights) ? end : 0;
+    return backing_protect(c->ws, c->w, c->page + k, end - k, rights) ? end : 0;
 }
 
 static u32 map_run(const struct change *c, u32 k) {
@@ -265,9 +282,8 @@ static u32 map_run(const struct change *c, u32 k) {
     u32 end = k + 1;
     while (end < c->n && want[end] == want[end - 1] + HOST_NEXT_FRAME && old[end] != want[end])
         end++;
-    u64 at = c->host + (u64)(c->first + k) * PAGE_BYTES;
-    u64 gpa = (u64)host_frame(want[k]) << PAGE_SHIFT;
-    return hosted_map(c->ws, at, gpa, (u64)(end - k) * PAGE_BYTES, want[k] & HOST_W) ? end : 0;
+    u32 rights = want[k] & HOST_RIGHTS, frame = host_frame(want[k]);
+    return backing_map(c->ws, c->w, c->page + k, end - k, frame, rights) ? end : 0;
 }
 
 /* Makes pages [first, first + n) of the region map want[]: 0 is a hole. NO_ROOM: nothing was
@@ -275,10 +291,11 @@ static u32 map_run(const struct change *c, u32 k) {
 static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct shadow_region *r,
                               u32 first, u32 n, u32 *want) {
     struct change c = {.ws = ws,
+                       .w = w,
                        .r = r,
-                       .host = w->base + ((u64)r->slot << REGION_SHIFT),
                        .first = first,
                        .n = n,
+                       .page = (u32)r->slot * REGION_PAGES + first,
                        .want = want};
     u32 *old = r->host + first;
     u32 before = count_boundaries(ws, w, r, first, n, old);
@@ -310,6 +327,7 @@ static enum fill_result apply(struct mmu_windows *ws, struct window *w, struct s
         }
     }
     add_maps(ws, w, after, before);
+    backing_sync(ws);
     return FILL_DONE;
 }
 
@@ -327,6 +345,18 @@ static bool fetch_changed(const struct cpu *cpu, u64 old_pde, u64 new_pde, u64 o
     return (changed & rights) || ((old_leaf ^ new_leaf) & ~(u64)(PTE_W | PTE_D | PTE_G | 0xe00));
 }
 
+bool region_page_fetched(const struct cpu *cpu, const struct shadow_region *r, u32 lin) {
+    u32 i = (lin >> PAGE_SHIFT) % REGION_PAGES, half = i / half_pages(cpu);
+    return (r->flags[i] & PAGE_FETCHED) || half_now(cpu, r->slot, half).pde != r->pde[half];
+}
+
+static void store_snapshot(struct shadow_region *r, u32 i, u64 leaf, u32 bytes) {
+    if (bytes == 8)
+        store64(r->snapshot + i * 8, leaf);
+    else
+        store32(r->snapshot + i * 4, (u32)leaf);
+}
+
 /* Refreshes the snapshot entry and flags of page i from the tables as they are now. */
 static void refresh_entry(struct cpu *cpu, struct window *w, struct shadow_region *r, u32 i,
                           const struct half *now) {
@@ -335,7 +365,7 @@ static void refresh_entry(struct cpu *cpu, struct window *w, struct shadow_regio
     u64 old_leaf = load_entry(r->snapshot, i, bytes), new_leaf = 0;
     if (now->table) {
         new_leaf = load_entry(now->table, i % half_pages(cpu), bytes);
-        memcpy(r->snapshot + i * bytes, &new_leaf, bytes);
+        store_snapshot(r, i, new_leaf, bytes);
     }
     u8 flags = r->flags[i] & (u8)~PAGE_GLOBAL;
     if ((flags & PAGE_FETCHED) &&
@@ -369,7 +399,7 @@ static void cover(const struct cpu *cpu, struct shadow_region *r, u32 half, cons
     r->hi[half] = (u16)hi;
 }
 
-/* Wanted values of a whole half under one large page: one walk serves all. */
+/* Wanted values of an aligned run under one large page: one walk serves all. */
 static void plan_large(struct cpu *cpu, struct window *w, u32 lin, u32 pages, u32 *want) {
     struct mmu_xlat x;
     memset(want, 0, pages * sizeof *want);
@@ -393,7 +423,7 @@ static bool same_call(const u32 *old, const u32 *value, u32 at, u32 next) {
     return value[next] && value[next] == value[at] + steps;
 }
 
-/* Foresight: from the aligned run of 16 pages around page i, take the neighbours that cost no
+/* Foresight: from the aligned run of pages around page i, take the neighbours that cost no
  * host call of their own. (One that does costs more than the hidden fault it may save.) */
 static void plan_run(struct cpu *cpu, struct window *w, const struct shadow_region *r, u32 i,
                      u32 *want) {
@@ -411,6 +441,83 @@ static void plan_run(struct cpu *cpu, struct window *w, const struct shadow_regi
         want[k] = value[k];
 }
 
+/* region_wanted() of a page whose PDE was just walked and has A=1, from its PTE: a fault on a
+ * machine where faults are cheap must not walk the tables for each neighbour. */
+static u32 entry_value(const struct cpu *cpu, const struct window *w, u64 pde, u64 leaf) {
+    u64 high = (leaf & ~PTE_NX) >> 32; /* no RAM up there, or reserved */
+    bool nxe = cpu->efer & EFER_NXE;
+    if (~leaf & (PTE_P | PTE_A) || high || ((leaf & PTE_NX) && !nxe))
+        return 0;
+    struct mmu_xlat x = {.gpa = GPA(leaf & 0xfffff000u),
+                         .user = pde & leaf & PTE_U,
+                         .writable = pde & leaf & PTE_W,
+                         .no_execute = (pde | leaf) & PTE_NX,
+                         .dirty = leaf & PTE_D};
+    return host_value(cpu, w, &x);
+}
+
+/* Pages that continue each other, in the books already, for one call. */
+struct run {
+    u32 first, count, want;
+};
+static void map_pages(struct mmu_windows *ws, struct window *w, const struct shadow_region *r,
+                      const struct run *run) {
+    if (run->count)
+        backing_map(ws, w, r->slot * REGION_PAGES + run->first, run->count, host_frame(run->want),
+                    run->want & HOST_RIGHTS);
+}
+
+/* Adds a page that is neither mapped nor fetched from to the books and the run. */
+static void enter_page(struct mmu_windows *ws, struct window *w, struct shadow_region *r, u32 i,
+                       u32 want, bool global, struct run *run) {
+    if (run->first + run->count != i || want != run->want + run->count * HOST_NEXT_FRAME) {
+        map_pages(ws, w, r, run);
+        *run = (struct run){.first = i, .want = want};
+    }
+    run->count++;
+    if (want & HOST_W)
+        note_writable(ws, w, r->slot * REGION_PAGES + i, host_frame(want));
+    r->host[i] = want;
+    r->flags[i] = global ? PAGE_GLOBAL : 0;
+    r->live++;
+    w->weak[r->slot] += !global;
+    ws->mmu->stat_pages_filled++;
+}
+
+/* Fills page i and its neighbours where page-table entries are written. There is no call to save,
+ * so any neighbour will do that is not mapped yet and whose entry says present and accessed. */
+static void fill_entries(struct cpu *cpu, struct window *w, struct shadow_region *r, u32 i,
+                         const struct half *now, u32 pages) {
+    struct mmu_windows *ws = cpu->mmu->windows;
+    u32 first = i & ~(pages - 1), bytes = entry_bytes(cpu), in_half = half_pages(cpu) - 1;
+    u32 *want = ws->want;
+    u64 leaf = now->pde;
+    struct run run = {0};
+    if (!now->table)
+        plan_large(cpu, w, (u32)r->slot << REGION_SHIFT | i << PAGE_SHIFT, pages, want);
+    ws->mmu->stat_fills++;
+    cover(cpu, r, i / (in_half + 1), now, first, first + pages - 1);
+    for (u32 k = first; k < first + pages; k++, want++) {
+        bool empty = !r->host[k] && !(r->flags[k] & PAGE_FETCHED);
+        if (k != i && !empty)
+            continue;
+        if (now->table) {
+            leaf = load_entry(now->table, k & in_half, bytes);
+            *want = entry_value(cpu, w, now->pde, leaf);
+        }
+        if (empty && *want) {
+            if (now->table)
+                store_snapshot(r, k, leaf, bytes);
+            enter_page(ws, w, r, k, *want, leaf & PTE_G, &run);
+        } else if (k == i) {
+            apply(ws, w, r, i, 1, want);
+            refresh_entry(cpu, w, r, i, now);
+        }
+    }
+    map_pages(ws, w, r, &run);
+    backing_sync(ws);
+}
+
 enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool alone) {
     struct mmu_windows *ws = cpu->mmu->windows;
     u32 slot = lin >> REGION_SHIFT, i = (lin >> PAGE_SHIFT) % REGION_PAGES;
@@ -422,9 +529,16 @@ enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool al
     r = region_get(cpu, w, slot);
     if (!r)
         return FILL_NO_ROOM;
+    bool one = alone || !ws->foresight;
+    if (ws->one_table && now.kind != HALF_NONE) {
+        u32 run_pages = now.kind == HALF_LARGE ? ws->large_run_pages : ws->run_pages;
+        fill_entries(cpu, w, r, i, &now, one ? 1 : run_pages);
+        region_retire(ws, w, r);
+        return FILL_DONE;
+    }
     bool large = now.kind == HALF_LARGE;
     u32 first = i, n = 1, *want = ws->want, old[RUN_PAGES];
-    if (alone || !ws->foresight) {
+    if (one) {
         want[0] = region_wanted(cpu, w, lin);
     } else if (large) {
         first = half * pages;
@@ -450,7 +564,7 @@ enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool al
                 filled++;
             }
         if (large || filled > 1)
-            hosted_populate(w->base + (lin & ~PAGE_OFFSET_MASK));
+            backing_populate(ws, w, lin >> PAGE_SHIFT);
     }
     region_retire(ws, w, r);
     return result;
@@ -488,6 +602,8 @@ static u32 revalidated(const struct cpu *cpu, const struct window *w, u32 lin, u
         return target;
     /* An entry that still says something (PROT_NONE, not accessed) keeps its frame, and parking is
      * the cheapest there; behind an empty one nothing comes back. */
+    if (cpu->mmu->windows->one_table)
+        return 0;
     return leaf && !target ? host_frame(host) << HOST_FRAME_SHIFT | HOST_PARKED : 0;
 }
 
@@ -655,14 +771,13 @@ static void demote(struct mmu_windows *ws, struct window *w, u32 page, u32 frame
 
 static void demote_everywhere(struct mmu_windows *ws, struct window *w, u32 frame) {
     const struct rmap *m = &ws->rmap[frame];
-    u32 sought = frame << HOST_FRAME_SHIFT | HOST_W | HOST_P;
     for (u32 k = w->count; k-- > 0 && m->writable;) {
         if (k >= w->count) /* the window was dropped */
             return;
         u32 slot = w->list[k];
         const struct shadow_region *r = window_region(ws, w, slot);
         for (u32 i = 0; i < REGION_PAGES && w->count; i++)
-            if (r->host[i] == sought)
+            if ((r->host[i] & HOST_W) && host_frame(r->host[i]) == frame)
                 demote(ws, w, slot * REGION_PAGES + i, frame);
     }
 }

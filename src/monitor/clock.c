@@ -11,12 +11,6 @@
 /* -icount and hosts without a usable TSC: a round frequency, so that one tick is one ns. */
 #define SYNTHETIC_TSC_HZ NS_PER_S
 
-u64 mon_host_ns(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (u64)ts.tv_sec * NS_PER_S + (u64)ts.tv_nsec;
-}
-
 static u64 raw_now(const struct mon_clock *c) {
     return c->from_tsc ? __rdtsc() : mon_host_ns();
 }

@@ -1,32 +1,19 @@
 /*
- * console.c: who gets what is typed. Standard input feeds a serial line; with -nographic and
+ * console.c: who gets what is typed. The keyboard feeds a serial line; with -nographic and
  * mon:stdio, Ctrl-A is the escape to the monitor's keys and to a small console that shares the
  * line.
  */
-#include "monitor/terminal.h"
 #include "monitor/vm.h"
 
-#include <errno.h>
-#include <poll.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #define PROMPT "(ringfold) "
 /* -icount: standard input that is a file is looked at on this grid of virtual time. */
 #define INPUT_GRID_NS 1000000u
 
 static void say(struct vm *vm, const char *text) {
-    (void)vm;
-    size_t bytes = strlen(text);
-    while (bytes) {
-        ssize_t n = write(1, text, bytes);
-        if (n < 0 && errno != EINTR)
-            return;
-        if (n > 0) {
-            text += n;
-            bytes -= (size_t)n;
-        }
-    }
+    mon_screen_write(vm, text, strlen(text));
 }
 static void say_line(void *opaque, const char *line) {
     say(opaque, line);
@@ -37,12 +24,16 @@ static void say_line(void *opaque, const char *line) {
 
 static void examine(struct vm *vm, const char *args, void (*print)(void *, const char *),
                     void *opaque) {
-    unsigned long lin = 0, words = 4;
-    char text[64];
-    if (sscanf(args, "%li %li", (long *)&lin, (long *)&words) < 1) {
+    char text[64], *end;
+    unsigned long lin = strtoul(args, &end, 0), words = 4;
+    if (end == args) {
         print(opaque, "usage: x ADDRESS [WORDS]");
         return;
     }
+    const char *second = end;
+    unsigned long given = strtoul(second, &end, 0);
+    if (end != second)
+        words = given;
     for (unsigned long i = 0; i < MIN(words, 64ul); i++, lin += 4) {
         struct mmu_xlat x;
         u32 value;
@@ -83,6 +74,8 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
         cpu_dump(vm->cpu, print, opaque);
     } else if (!strcmp(line, "info stats")) {
         mon_stats_print(vm, print, opaque);
+    } else if (!strcmp(line, "info rings")) {
+        mon_rings_print(vm, print, opaque);
     } else if (!strcmp(line, "info units")) {
         print_units(vm, print, opaque);
     } else if (!strcmp(line, "info status")) {
@@ -102,8 +95,9 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
     } else {
         if (strcmp(line, "help") && strcmp(line, "?"))
             print(opaque, "unknown command");
-        print(opaque, "info registers|stats|units|status, stop, cont, system_reset, x ADDRESS "
-                      "[WORDS], quit");
+        print(opaque,
+              "info registers|stats|rings|units|status, stop, cont, system_reset, x ADDRESS "
+              "[WORDS], quit");
     }
 }
 
@@ -216,17 +210,14 @@ void mon_console_input(struct vm *vm) {
     struct mon_console *c = &vm->console;
     vm->events.stdin_ready = 0;
     c->rewatch = false;
-    struct pollfd fd = {.fd = 0, .events = POLLIN};
     u8 data[256];
     size_t max = MIN(room(vm), sizeof data);
-    if (max && !c->stdin_eof && poll(&fd, 1, 0) > 0) {
-        ssize_t n = read(0, data, max);
-        if (n > 0) {
-            mon_replay_record(vm, data, (size_t)n);
-            mon_console_feed(vm, data, (size_t)n);
-        } else if (n == 0 || (errno != EINTR && errno != EAGAIN)) {
-            c->stdin_eof = true; /* the machine goes on without input */
-        }
+    i64 n = max && !c->stdin_eof ? mon_keyboard_read(vm, data, max) : MON_KEYBOARD_NOTHING;
+    if (n > 0) {
+        mon_replay_record(vm, data, (size_t)n);
+        mon_console_feed(vm, data, (size_t)n);
+    } else if (n == MON_KEYBOARD_END) {
+        c->stdin_eof = true; /* the machine goes on without input */
     }
     schedule_next_look(vm);
 }
@@ -245,9 +236,7 @@ void mon_console_open(struct vm *vm) {
     c->uses_stdin = c->only || c->stdin_serial >= 0;
     if (!c->uses_stdin)
         return;
-    struct stat st;
-    c->stdin_regular = fstat(0, &st) == 0 && S_ISREG(st.st_mode);
-    mon_terminal_raw(!mux);
+    c->stdin_regular = mon_keyboard_open(!mux);
     if (c->only)
         toggle(vm);
     schedule_next_look(vm);

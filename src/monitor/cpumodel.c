@@ -7,17 +7,9 @@
  * model 1Ch, stepping 10, past the large-page erratum), with the instruction sets the translator
  * runs at full speed. It has no local APIC. Source: SDM volume 2, CPUID, tables 3-8 to 3-11.
  */
-#include "monitor/monitor.h"
+#include "monitor/outside.h"
 
 #include <cpuid.h>
-#include <linux/perf_event.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-#include <x86intrin.h>
 
 enum feature_word { W_1_EDX, W_1_ECX, W_X1_EDX, W_X1_ECX, W_COUNT };
 
@@ -103,52 +95,16 @@ static const struct feature *find_feature(const char *name, size_t chars) {
 }
 
 void mon_cpu_help(void) {
-    printf("Available CPUs:\n");
+    mon_print("Available CPUs:\n");
     for (unsigned i = 0; i < ARRAY_LEN(models); i++)
-        printf("x86 %-20s %s\n", models[i].name, models[i].help);
-    printf("\nRecognized CPUID flags:\n ");
+        mon_print("x86 %-20s %s\n", models[i].name, models[i].help);
+    mon_print("\nRecognized CPUID flags:\n ");
     for (unsigned i = 0; i < ARRAY_LEN(features); i++)
-        printf(" %s", features[i].name);
-    printf("\n");
+        mon_print(" %s", features[i].name);
+    mon_print("\n");
 }
 
 /* ---- The host ---- */
-
-/* The kernel's own conversion of TSC to time, from the user page of a perf event. */
-static u64 tsc_hz_from_kernel(void) {
-    struct perf_event_attr attr = {.type = PERF_TYPE_SOFTWARE,
-                                   .size = sizeof attr,
-                                   .config = PERF_COUNT_SW_DUMMY,
-                                   .exclude_kernel = 1,
-                                   .exclude_hv = 1};
-    int fd = (int)syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0);
-    if (fd < 0)
-        return 0;
-    u64 hz = 0;
-    long page = sysconf(_SC_PAGESIZE);
-    struct perf_event_mmap_page *p = mmap(NULL, (size_t)page, PROT_READ, MAP_SHARED, fd, 0);
-    if (p != MAP_FAILED) {
-        if (p->cap_user_time && p->time_mult)
-            hz = (u64)(((unsigned __int128)1000000000u << p->time_shift) / p->time_mult);
-        munmap(p, (size_t)page);
-    }
-    close(fd);
-    return hz;
-}
-
-static u64 clock_raw_ns(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (u64)ts.tv_sec * 1000000000u + (u64)ts.tv_nsec;
-}
-
-static u64 tsc_hz_measured(void) {
-    u64 ns0 = clock_raw_ns(), tsc0 = __rdtsc();
-    struct timespec pause = {.tv_nsec = 20000000};
-    nanosleep(&pause, NULL);
-    u64 ns1 = clock_raw_ns(), tsc1 = __rdtsc();
-    return (u64)((unsigned __int128)(tsc1 - tsc0) * 1000000000u / (ns1 - ns0));
-}
 
 void mon_host_cpu(struct mon_host_cpu *out) {
     unsigned a, b, c, d;
@@ -157,13 +113,7 @@ void mon_host_cpu(struct mon_host_cpu *out) {
         out->f1_edx = d;
         out->f1_ecx = c;
     }
-    if (__get_cpuid(0x80000007, &a, &b, &c, &d))
-        out->tsc_invariant = d & BIT(8);
-    if (out->tsc_invariant) {
-        out->tsc_hz = tsc_hz_from_kernel();
-        if (!out->tsc_hz)
-            out->tsc_hz = tsc_hz_measured();
-    }
+    mon_host_tsc(out);
 }
 
 /* ---- Building the policy ---- */

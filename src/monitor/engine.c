@@ -57,6 +57,8 @@ static bool bt_engine_create(struct vm *vm, struct mon_error *err) {
     if (!vm->bt)
         return mon_fail(err, "could not start the translator: %s", why);
     mon_clock_tell_bt(vm);
+    if (vm->opt.ring_report)
+        bt_ring_measure(vm->bt, true);
     return true;
 }
 

@@ -4,15 +4,9 @@
  */
 #include "monitor/load.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#define MAX_FILE_BYTES (3ull << 30)
 
 bool mon_fail(struct mon_error *err, const char *fmt, ...) {
     va_list ap;
@@ -20,56 +14,6 @@ bool mon_fail(struct mon_error *err, const char *fmt, ...) {
     vsnprintf(err->text, sizeof err->text, fmt, ap);
     va_end(ap);
     return false;
-}
-
-static bool read_all(int fd, struct mon_file *f) {
-    for (u64 done = 0; done < f->bytes;) {
-        ssize_t n = read(fd, f->data + done, f->bytes - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return false;
-        if (n == 0) {
-            f->bytes = done; /* the file shrank meanwhile */
-            break;
-        }
-        done += (u64)n;
-    }
-    return true;
-}
-
-/* err gets the bare reason: the caller names the file and its role. */
-bool mon_file_read(struct mon_file *f, const char *name, struct mon_error *err) {
-    *f = (struct mon_file){.name = name};
-    int fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not block us */
-    if (fd < 0)
-        return mon_fail(err, "%s", strerror(errno));
-    struct stat st;
-    bool good = fstat(fd, &st) == 0;
-    if (!good)
-        mon_fail(err, "%s", strerror(errno));
-    else if (!S_ISREG(st.st_mode))
-        good = mon_fail(err, S_ISDIR(st.st_mode) ? "is a directory" : "is not a regular file");
-    else if ((u64)st.st_size > MAX_FILE_BYTES)
-        good = mon_fail(err, "is too large");
-    if (good) {
-        f->bytes = (u64)st.st_size;
-        f->data = malloc(f->bytes + 1);
-        if (!f->data)
-            good = mon_fail(err, "no memory to read it");
-        else if (!read_all(fd, f))
-            good = mon_fail(err, "%s", strerror(errno));
-    }
-    close(fd);
-    if (!good)
-        mon_file_free(f);
-    return good;
-}
-
-void mon_file_free(struct mon_file *f) {
-    free(f->data);
-    f->data = NULL;
-    f->bytes = 0;
 }
 
 unsigned mon_memory_map(u64 ram_bytes, struct mon_e820 out[8]) {

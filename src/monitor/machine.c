@@ -6,7 +6,6 @@
 #include "monitor/vm.h"
 
 #include <stdlib.h>
-#include <time.h>
 
 /* -icount: the RTC starts here unless -rtc says otherwise, so that runs are alike. */
 #define FIXED_EPOCH_S 1577836800 /* 2020-01-01 */
@@ -150,7 +149,7 @@ static bool create_devices(struct vm *vm, struct mon_error *err) {
                            .ram = mmu_ram(vm->mmu),
                            .dma_written = dma_written,
                            .dma_opaque = vm};
-    c.clock.epoch_s = o->rtc_set ? o->rtc_epoch_s : o->icount ? FIXED_EPOCH_S : (i64)time(NULL);
+    c.clock.epoch_s = o->rtc_set ? o->rtc_epoch_s : o->icount ? FIXED_EPOCH_S : mon_epoch_s();
     for (unsigned i = 0; i < ARRAY_LEN(vm->serial); i++)
         c.serial[i] = mon_serial_chardev(&vm->serial[i]);
     vm->dev = dev_machine_create(&c);
@@ -193,7 +192,6 @@ struct vm *mon_vm_create(const struct mon_options *options, struct mon_error *er
     }
     vm->opt = *options;
     vm->gdb.fd = vm->gdb.listen_fd = -1;
-    vm->events.rearm_fd = -1;
     vm->events.armed_ns = DEV_NEVER;
     vm->next_input_poll_ns = DEV_NEVER;
     vm->host_start_ns = mon_host_ns();

@@ -1,16 +1,17 @@
 /*
  * main_hosted.c: from a command line to an exit status.
  */
+#include "monitor/terminal.h"
 #include "monitor/vm.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
+#include <stdio.h>
 #include <unistd.h>
 
 static void print_stderr(void *opaque, const char *line) {
     (void)opaque;
-    fprintf(stderr, "%s\n", line);
+    log_printf("%s\n", line);
 }
 
 static bool write_pidfile(const char *path) {

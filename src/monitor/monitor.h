@@ -19,7 +19,7 @@ struct mon_error {
 /* Formats into err->text and returns false, so that callers can `return mon_fail(...)`. */
 bool mon_fail(struct mon_error *err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- Options (options.c, option_table.c) ---- */
+/* ---- Options (options.c, option_text.c) ---- */
 
 enum mon_chardev_kind { MON_CHR_DEFAULT, MON_CHR_NONE, MON_CHR_NULL, MON_CHR_STDIO, MON_CHR_FILE };
 struct mon_chardev_option {
@@ -52,6 +52,7 @@ struct mon_options {
     i64 rtc_epoch_s;
     const char *trace_list, *trace_file, *pidfile;
     bool lockstep_all; /* compare every execution, not a sample */
+    bool ring_report;  /* metal: say at the end in which rings the guest ran */
     u8 escape_char;    /* -echr: 1 = Ctrl-A */
     struct bt_config bt;
 };
@@ -67,6 +68,10 @@ enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_option
 /* "128", "128M", "1.5G", "0x10M": bytes, in units of default_unit without a suffix. Suffixes B K M
  * G T. False when not a number or out of range of u64. */
 bool mon_parse_size(const char *text, u64 default_unit, u64 *bytes);
+/* Splits a command line that comes as one string into words, in place, as a shell does: "..." and
+ * '...' quote, a backslash takes the next character as it is. False when there are more than max or
+ * a quote is not closed: then argv holds the words before that. */
+bool mon_split_line(char *line, char **argv, int max, int *argc);
 
 /* ---- CPU model (cpumodel.c) ---- */
 
@@ -88,10 +93,11 @@ bool mon_cpu_has(const struct cpu_model *model, const char *feature);
 
 /* ---- Kernel loaders (load.c, load_bzimage.c, load_multiboot.c) ---- */
 
-/* A file read whole; stays for resets. */
+/* A file read whole; stays for resets. On metal, a module that the boot loader brought; its name
+ * there is the first word of its command line, with or without directories, or "module N". */
 struct mon_file {
     const char *name;
-    u8 *data;
+    const u8 *data;
     u64 bytes;
 };
 bool mon_file_read(struct mon_file *f, const char *name, struct mon_error *err);
@@ -127,7 +133,7 @@ struct mon_e820 {
 };
 unsigned mon_memory_map(u64 ram_bytes, struct mon_e820 out[8]);
 
-/* ---- gdb remote protocol, the parts without a socket (gdbpacket.c) ---- */
+/* ---- gdb remote protocol, the parts without a socket (gdbpacket_hosted.c) ---- */
 
 /* Feeds one byte from gdb. */
 enum mon_gdb_event {
@@ -157,9 +163,5 @@ struct vm *mon_vm_create(const struct mon_options *options, struct mon_error *er
 /* Runs until power-off, exit or a signal. Returns the process's exit status. */
 int mon_vm_run(struct vm *vm);
 void mon_vm_destroy(struct vm *vm);
-
-/* ---- The terminal (console.c) ---- */
-/* Puts the terminal back as it was; any time, any thread, more than once. Signal safe. */
-void mon_terminal_restore_sigsafe(void);
 
 #endif

@@ -4,14 +4,11 @@
  * silently because this machine is like that anyway, the others with a warning; options that ask
  * for a device or a service that is not there fail.
  */
-#include "monitor/monitor.h"
+#include "monitor/option_text.h"
+#include "monitor/outside.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
 
 #define QEMU_VERSION "7.2.0"
 #define MIN_RAM_BYTES (2ull << 20)
@@ -20,7 +17,8 @@
 #define MIN_CACHE_BYTES (1ull << 20)
 #define MAX_CACHE_BYTES (1ull << 30)
 
-enum { NO_ARG, ARG };
+/* What an option takes, and what it needs of the substrate. */
+enum { NO_ARG = 0, ARG = 1, NEEDS_FILES = 2, NEEDS_DEBUGGERS = 4, NEEDS_RINGS = 8 };
 struct option_row;
 /* One option met on the command line. */
 struct met {
@@ -31,7 +29,7 @@ struct met {
 typedef enum mon_parse_result option_handler(const struct met *met);
 struct option_row {
     const char *name;
-    u8 arg;
+    u8 flags;
     option_handler *handle;
     const char *help; /* as printed after "-name"; NULL: not listed */
 };
@@ -45,68 +43,6 @@ static enum mon_parse_result fail(const char *fmt, ...) {
     va_end(ap);
     log_error("%s", text);
     return MON_PARSE_ERROR;
-}
-
-/* ---- Small parsers ---- */
-
-bool mon_parse_size(const char *text, u64 default_unit, u64 *bytes) {
-    static const struct {
-        char suffix;
-        u8 shift;
-    } units[] = {{'B', 0}, {'K', 10}, {'M', 20}, {'G', 30}, {'T', 40}};
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    char *end;
-    errno = 0;
-    bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
-    long double value = hex ? (long double)strtoull(text, &end, 16) : strtold(text, &end);
-    if (errno || end == text)
-        return false;
-    u64 unit = default_unit;
-    if (*end) {
-        unit = 0;
-        for (unsigned i = 0; i < ARRAY_LEN(units); i++)
-            if (toupper((unsigned char)*end) == units[i].suffix)
-                unit = 1ull << units[i].shift;
-        end++;
-        if (!unit || *end)
-            return false;
-    }
-    long double total = value * (long double)unit;
-    if (!(total >= 0 && total < 18446744073709551615.0L))
-        return false;
-    *bytes = (u64)total;
-    return true;
-}
-
-static bool parse_unsigned(const char *text, u64 max, u64 *out) {
-    if (!isdigit((unsigned char)text[0]))
-        return false;
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 0);
-    return !errno && !*end && *out <= max;
-}
-
-/* The value of key in "a,key=value,b"; copied into out. An item without '=' counts as its own key
- * with the value "". The first item is looked at too. */
-static bool property(const char *list, const char *key, char *out, size_t out_bytes) {
-    for (const char *p = list; p && *p;) {
-        size_t chars = strcspn(p, ",");
-        size_t key_chars = MIN(strcspn(p, "="), chars);
-        if (strlen(key) == key_chars && !strncmp(p, key, key_chars)) {
-            const char *value = p + key_chars + (key_chars < chars);
-            snprintf(out, out_bytes, "%.*s", (int)(p + chars - value), value);
-            return true;
-        }
-        p += chars;
-        p += *p == ',';
-    }
-    return false;
-}
-
-static void first_item(const char *list, char *out, size_t out_bytes) {
-    snprintf(out, out_bytes, "%.*s", (int)strcspn(list, ","), list);
 }
 
 /* ---- Handlers ---- */
@@ -194,8 +130,8 @@ static enum mon_parse_result set_cpu(const struct met *met) {
 
 static enum mon_parse_result set_memory(const struct met *met) {
     char text[64];
-    if (!property(met->arg, "size", text, sizeof text))
-        first_item(met->arg, text, sizeof text);
+    if (!option_property(met->arg, "size", text, sizeof text))
+        option_first_item(met->arg, text, sizeof text);
     u64 bytes;
     if (!mon_parse_size(text, 1 << 20, &bytes))
         return fail("-m: '%s' is not a size (use -m N, in MiB, or N with K, M or G)", met->arg);
@@ -227,12 +163,12 @@ static enum mon_parse_result choose_accel(struct mon_options *o, const char *lis
 
 static enum mon_parse_result set_accel(const struct met *met) {
     char text[64];
-    if (!property(met->arg, "accel", text, sizeof text))
-        first_item(met->arg, text, sizeof text);
+    if (!option_property(met->arg, "accel", text, sizeof text))
+        option_first_item(met->arg, text, sizeof text);
     if (!strcmp(text, "help") || !strcmp(text, "?")) {
-        printf("Accelerators supported in ringfold binary:\n"
-               "bt       ring compression and binary translation (default; alias: tcg)\n"
-               "interp   the reference interpreter\n");
+        mon_print("Accelerators supported in ringfold binary:\n"
+                  "bt       ring compression and binary translation (default; alias: tcg)\n"
+                  "interp   the reference interpreter\n");
         return MON_PARSE_DONE;
     }
     return choose_accel(met->o, text);
@@ -241,15 +177,15 @@ static enum mon_parse_result set_accel(const struct met *met) {
 static enum mon_parse_result set_machine(const struct met *met) {
     static const char *const names[] = {"pc", "q35", "isapc", "microvm", "none"};
     char text[64];
-    if (!property(met->arg, "type", text, sizeof text))
-        first_item(met->arg, text, sizeof text);
+    if (!option_property(met->arg, "type", text, sizeof text))
+        option_first_item(met->arg, text, sizeof text);
     if (!strcmp(text, "help") || !strcmp(text, "?")) {
-        printf("Supported machines are:\n"
-               "pc                   Standard PC (i440FX + PIIX, 1996) (default)\n");
+        mon_print("Supported machines are:\n"
+                  "pc                   Standard PC (i440FX + PIIX, 1996) (default)\n");
         return MON_PARSE_DONE;
     }
     char accel[64];
-    if (property(met->arg, "accel", accel, sizeof accel) &&
+    if (option_property(met->arg, "accel", accel, sizeof accel) &&
         choose_accel(met->o, accel) != MON_PARSE_RUN)
         return MON_PARSE_ERROR;
     bool good = strchr(text, '=') || !strncmp(text, "pc-i440fx", 9);
@@ -265,10 +201,10 @@ static enum mon_parse_result set_machine(const struct met *met) {
 
 static enum mon_parse_result set_smp(const struct met *met) {
     char text[64];
-    if (!property(met->arg, "cpus", text, sizeof text))
-        first_item(met->arg, text, sizeof text);
+    if (!option_property(met->arg, "cpus", text, sizeof text))
+        option_first_item(met->arg, text, sizeof text);
     u64 cpus;
-    if (!parse_unsigned(text, 1u << 20, &cpus) || !cpus)
+    if (!option_unsigned(text, 1u << 20, &cpus) || !cpus)
         return fail("-smp: '%s' is not a number of CPUs", met->arg);
     if (cpus != 1)
         return fail("-smp: the machine has one CPU, not %llu", (unsigned long long)cpus);
@@ -277,7 +213,7 @@ static enum mon_parse_result set_smp(const struct met *met) {
 
 static enum mon_parse_result set_display(const struct met *met) {
     char text[64];
-    first_item(met->arg, text, sizeof text);
+    option_first_item(met->arg, text, sizeof text);
     if (strcmp(text, "none"))
         log_warn("-%s %s: there is no display", met->row->name, text);
     return MON_PARSE_RUN;
@@ -285,7 +221,7 @@ static enum mon_parse_result set_display(const struct met *met) {
 
 static enum mon_parse_result set_none_only(const struct met *met) {
     char text[64];
-    first_item(met->arg, text, sizeof text);
+    option_first_item(met->arg, text, sizeof text);
     if (strcmp(text, "none") && strcmp(text, "null"))
         log_warn("-%s %s has no effect here", met->row->name, text);
     return MON_PARSE_RUN;
@@ -301,7 +237,7 @@ static bool parse_chardev(const char *arg, struct mon_chardev_option *out) {
         out->kind = MON_CHR_STDIO;
     else if (!strcmp(arg, "none"))
         out->kind = MON_CHR_NONE;
-    else if (!strncmp(arg, "file:", 5) && arg[5]) {
+    else if (!strncmp(arg, "file:", 5) && arg[5] && mon_outside.files) {
         out->kind = MON_CHR_FILE;
         out->path = arg + 5;
     } else if (strcmp(arg, "null") && strcmp(arg, "vc"))
@@ -309,11 +245,15 @@ static bool parse_chardev(const char *arg, struct mon_chardev_option *out) {
     return true;
 }
 
+static const char *file_kind(void) {
+    return mon_outside.files ? "file:PATH, " : "";
+}
+
 static enum mon_parse_result set_serial(const struct met *met) {
     struct mon_chardev_option c;
     if (!parse_chardev(met->arg, &c))
-        return fail("-serial: '%s' is not supported (stdio, mon:stdio, file:PATH, null, none)",
-                    met->arg);
+        return fail("-serial: '%s' is not supported (stdio, mon:stdio, %snull, none)", met->arg,
+                    file_kind());
     if (met->o->serial_count == ARRAY_LEN(met->o->serial))
         return fail("-serial: the machine has %zu serial ports", ARRAY_LEN(met->o->serial));
     met->o->serial[met->o->serial_count++] = c;
@@ -326,23 +266,24 @@ static enum mon_parse_result set_monitor(const struct met *met) {
 }
 static enum mon_parse_result set_debugcon(const struct met *met) {
     if (!parse_chardev(met->arg, &met->o->debugcon))
-        return fail("-debugcon: '%s' is not supported (stdio, file:PATH, null, none)", met->arg);
+        return fail("-debugcon: '%s' is not supported (stdio, %snull, none)", met->arg,
+                    file_kind());
     return MON_PARSE_RUN;
 }
 
 static enum mon_parse_result device_number(const char *arg, const char *key, u64 max, u64 *out) {
     char text[32];
-    if (property(arg, key, text, sizeof text) && (!parse_unsigned(text, max, out) || !*out))
+    if (option_property(arg, key, text, sizeof text) && (!option_unsigned(text, max, out) || !*out))
         return fail("-device: '%s' is not a value for %s", text, key);
     return MON_PARSE_RUN;
 }
 
 static enum mon_parse_result add_device(const struct met *met) {
     char name[64];
-    if (!property(met->arg, "driver", name, sizeof name))
-        first_item(met->arg, name, sizeof name);
+    if (!option_property(met->arg, "driver", name, sizeof name))
+        option_first_item(met->arg, name, sizeof name);
     if (!strcmp(name, "help") || !strcmp(name, "?")) {
-        printf("name \"isa-debug-exit\", bus ISA\nname \"pc-testdev\", bus ISA\n");
+        mon_print("name \"isa-debug-exit\", bus ISA\nname \"pc-testdev\", bus ISA\n");
         return MON_PARSE_DONE;
     }
     if (!strcmp(name, "pc-testdev")) {
@@ -367,10 +308,10 @@ static enum mon_parse_result set_gdb(const struct met *met) {
         return MON_PARSE_RUN;
     }
     char text[128];
-    first_item(met->arg, text, sizeof text);
+    option_first_item(met->arg, text, sizeof text);
     const char *colon = strrchr(text, ':');
     u64 port;
-    if (strncmp(text, "tcp:", 4) || !colon || !parse_unsigned(colon + 1, 65535, &port) || !port)
+    if (strncmp(text, "tcp:", 4) || !colon || !option_unsigned(colon + 1, 65535, &port) || !port)
         return fail("-gdb: '%s' is not supported (tcp::PORT)", met->arg);
     met->o->gdb_port = (u16)port;
     return MON_PARSE_RUN;
@@ -398,18 +339,13 @@ static enum mon_parse_result set_trace_filter(const struct met *met) {
 
 static enum mon_parse_result set_rtc(const struct met *met) {
     char text[64];
-    if (!property(met->arg, "base", text, sizeof text) || !strcmp(text, "utc"))
+    if (!option_property(met->arg, "base", text, sizeof text) || !strcmp(text, "utc"))
         return MON_PARSE_RUN;
-    struct tm tm = {0};
     if (!strcmp(text, "localtime")) {
-        time_t now = time(NULL);
-        localtime_r(&now, &tm);
-        met->o->rtc_epoch_s = (i64)timegm(&tm);
-    } else {
-        char *end = strptime(text, strchr(text, 'T') ? "%Y-%m-%dT%H:%M:%S" : "%Y-%m-%d", &tm);
-        if (!end || *end)
-            return fail("-rtc: '%s' is not a date (YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS)", text);
-        met->o->rtc_epoch_s = (i64)timegm(&tm);
+        if (!mon_local_epoch_s(&met->o->rtc_epoch_s))
+            return fail("-rtc: the local time zone is not known here");
+    } else if (!option_date(text, &met->o->rtc_epoch_s)) {
+        return fail("-rtc: '%s' is not a date (YYYY-MM-DD or YYYY-MM-DDTHH:MM:SS)", text);
     }
     met->o->rtc_set = true;
     return MON_PARSE_RUN;
@@ -418,16 +354,18 @@ static enum mon_parse_result set_rtc(const struct met *met) {
 static enum mon_parse_result set_icount(const struct met *met) {
     char text[256];
     u64 shift = 0;
-    if (property(met->arg, "shift", text, sizeof text) && strcmp(text, "auto") &&
-        !parse_unsigned(text, 10, &shift))
+    if (option_property(met->arg, "shift", text, sizeof text) && strcmp(text, "auto") &&
+        !option_unsigned(text, 10, &shift))
         return fail("-icount: '%s' is not a shift (0 to 10)", text);
     met->o->icount = true;
     met->o->icount_shift = (u8)shift;
-    if (property(met->arg, "rr", text, sizeof text)) {
+    if (option_property(met->arg, "rr", text, sizeof text)) {
+        if (!mon_outside.files)
+            return fail("-icount: rr=%s needs a file, there are none here", text);
         bool record = !strcmp(text, "record");
         if (!record && strcmp(text, "replay"))
             return fail("-icount: rr must be record or replay, not '%s'", text);
-        if (!property(met->arg, "rrfile", met->o->rr_file, sizeof met->o->rr_file))
+        if (!option_property(met->arg, "rrfile", met->o->rr_file, sizeof met->o->rr_file))
             return fail("-icount: rr needs rrfile=PATH");
         met->o->rr = record ? MON_RR_RECORD : MON_RR_REPLAY;
     }
@@ -436,7 +374,7 @@ static enum mon_parse_result set_icount(const struct met *met) {
 
 static enum mon_parse_result set_echr(const struct met *met) {
     u64 code;
-    if (!parse_unsigned(met->arg, 255, &code))
+    if (!option_unsigned(met->arg, 255, &code))
         return fail("-echr: '%s' is not a character code", met->arg);
     met->o->escape_char = (u8)code;
     return MON_PARSE_RUN;
@@ -461,7 +399,7 @@ static enum mon_parse_result switch_off(const struct met *met) {
 
 static enum mon_parse_result set_hot(const struct met *met) {
     u64 n;
-    if (!parse_unsigned(met->arg, 1u << 30, &n))
+    if (!option_unsigned(met->arg, 1u << 30, &n))
         return fail("-hot: '%s' is not a number of executions", met->arg);
     met->o->bt.hot_threshold = (u32)n;
     return MON_PARSE_RUN;
@@ -478,11 +416,47 @@ static enum mon_parse_result set_cache(const struct met *met) {
     return MON_PARSE_RUN;
 }
 
+/* What only the metal substrate can do; elsewhere it can only be declined. */
+static enum mon_parse_result needs_rings(const struct met *met) {
+    return fail("-%s %s: only the metal substrate can do that, not the %s one", met->row->name,
+                met->arg, mon_outside.name);
+}
+
+static enum mon_parse_result set_ring_switch(const struct met *met, bool *out) {
+    bool on;
+    if (!option_switch(met->arg, &on))
+        return fail("-%s: '%s' is neither on nor off", met->row->name, met->arg);
+    if (on && !mon_outside.rings)
+        return needs_rings(met);
+    *out = on;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_direct(const struct met *met) {
+    return set_ring_switch(met, &met->o->bt.direct);
+}
+static enum mon_parse_result set_ring_report(const struct met *met) {
+    return set_ring_switch(met, &met->o->ring_report);
+}
+
+static enum mon_parse_result set_trap_classes(const struct met *met) {
+    u32 classes;
+    size_t chars;
+    const char *bad = option_trap_classes(met->arg, &classes, &chars);
+    if (bad)
+        return fail("-trap-classes: '%.*s' is not a class (cr, io, cli-sti, hlt, msr, descriptor, "
+                    "invlpg, none, all)",
+                    (int)chars, bad);
+    if (classes && !mon_outside.rings)
+        return needs_rings(met);
+    met->o->bt.trap_classes = classes;
+    return MON_PARSE_RUN;
+}
+
 static enum mon_parse_result print_version(const struct met *met) {
     (void)met;
     /* The second form is what scripts that drive QEMU look for. */
-    printf("ringfold version " RINGFOLD_VERSION " (QEMU emulator version " QEMU_VERSION
-           " compatible command line)\n");
+    mon_print("ringfold version " RINGFOLD_VERSION " (QEMU emulator version " QEMU_VERSION
+              " compatible command line)\n");
     return MON_PARSE_DONE;
 }
 
@@ -535,21 +509,24 @@ static const struct option_row options[] = {
      " [shift=N][,rr=record|replay,rrfile=<filename>]\n                deterministic virtual time: "
      "2^N ns per instruction"},
     {"S", NO_ARG, set_paused, "              freeze CPU at startup (use 'c' to start execution)"},
-    {"gdb", ARG, set_gdb, " dev        accept gdb connection on 'dev': tcp::PORT"},
-    {"s", NO_ARG, set_gdb_default, "              shorthand for -gdb tcp::1234"},
+    {"gdb", ARG | NEEDS_DEBUGGERS, set_gdb,
+     " dev        accept gdb connection on 'dev': tcp::PORT"},
+    {"s", NEEDS_DEBUGGERS, set_gdb_default, "              shorthand for -gdb tcp::1234"},
     {"d", ARG, set_trace,
      " item1,...    enable logging of specified items (use '-d help' for a list)"},
-    {"D", ARG, set_trace_file, " logfile      output log to logfile (default stderr)"},
+    {"D", ARG | NEEDS_FILES, set_trace_file,
+     " logfile      output log to logfile (default stderr)"},
     {"dfilter", ARG, set_trace_filter,
      " range,..  limit in_asm, out_asm and exec to guest addresses\n                (START..END, "
      "START+BYTES or START-BYTES)"},
-    {"pidfile", ARG, set_pidfile, " file   write PID to 'file'"},
+    {"pidfile", ARG | NEEDS_FILES, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
     {"stats", NO_ARG, set_stats, "          print counters at exit"},
     {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},
-    {"lockstep", NO_ARG, set_lockstep,
+    {"lockstep", NEEDS_DEBUGGERS, set_lockstep,
      "       run units in the interpreter too, stop at the first difference"},
-    {"lockstep-all", NO_ARG, set_lockstep_all, "\n                the same at every execution"},
+    {"lockstep-all", NEEDS_DEBUGGERS, set_lockstep_all,
+     "\n                the same at every execution"},
     {"no-chain", NO_ARG, switch_off, "       do not link translated units"},
     {"no-retstack", NO_ARG, switch_off, "    do not pair calls and returns"},
     {"no-icache", NO_ARG, switch_off, "      no inline caches for indirect branches"},
@@ -557,6 +534,16 @@ static const struct option_row options[] = {
     {"no-foresight", NO_ARG, switch_off, "   do not map pages before they are touched"},
     {"hot", ARG, set_hot, " N          translate code at its N-th execution"},
     {"cache", ARG, set_cache, " size     size of the translation cache"},
+    {"direct", ARG, set_direct,
+     " on|off  run applications untranslated (metal only, where it is the default)"},
+    {"trap-classes", ARG, set_trap_classes,
+     " list\n                leave privileged instructions of these classes to trap in kernel "
+     "code\n                (metal only): cr,io,cli-sti,hlt,msr,descriptor,invlpg, none or all"},
+    {"ring-report", ARG, set_ring_report,
+     " on|off\n                report at the end in which rings the guest ran (metal only)"},
+    {"carrier-exit", ARG | NEEDS_RINGS, accept_silently,
+     " port\n                isa-debug-exit port of the machine around us, for the exit status "
+     "(metal only)"},
     /* Already so. */
     {"no-fd-bootchk", NO_ARG, accept_silently, NULL},
     {"no-hpet", NO_ARG, accept_silently, NULL},
@@ -619,17 +606,23 @@ static const struct option_row options[] = {
     {"mtdblock", ARG, disks_not_supported, NULL},
 };
 
+static bool available(const struct option_row *row) {
+    return !((row->flags & NEEDS_FILES) && !mon_outside.files) &&
+           !((row->flags & NEEDS_DEBUGGERS) && !mon_outside.debuggers) &&
+           !((row->flags & NEEDS_RINGS) && !mon_outside.rings);
+}
+
 static enum mon_parse_result print_help(const struct met *met) {
     print_version(met);
-    printf("usage: ringfold [options]\n\nStandard options:\n");
+    mon_print("usage: ringfold [options]\n\nStandard options:\n");
     for (unsigned i = 0; i < ARRAY_LEN(options); i++)
-        if (options[i].help)
-            printf("-%s%s\n", options[i].name, options[i].help);
-    printf("\nDuring emulation, the following keys are useful (-nographic, -serial mon:stdio):\n"
-           "ctrl-a h        print this help\n"
-           "ctrl-a x        end the virtual machine\n"
-           "ctrl-a c        switch between the console and the serial port\n"
-           "ctrl-a ctrl-a   send ctrl-a\n");
+        if (options[i].help && available(&options[i]))
+            mon_print("-%s%s\n", options[i].name, options[i].help);
+    mon_print("\nDuring emulation, the following keys are useful (-nographic, -serial mon:stdio):\n"
+              "ctrl-a h        print this help\n"
+              "ctrl-a x        end the virtual machine\n"
+              "ctrl-a c        switch between the console and the serial port\n"
+              "ctrl-a ctrl-a   send ctrl-a\n");
     return MON_PARSE_DONE;
 }
 
@@ -648,10 +641,14 @@ static void set_defaults(struct mon_options *o) {
     o->debug_exit_iosize = 2;
     o->escape_char = 1;
     bt_config_default(&o->bt);
+    o->bt.direct = mon_outside.rings;
 }
 
 /* Fills in what the options leave open, and rejects what does not go together. */
 static enum mon_parse_result finish(struct mon_options *o) {
+    struct mon_error err;
+    if (!mon_outside_defaults(o, &err))
+        return fail("%s", err.text);
     if (!o->kernel) {
         if (o->append)
             return fail("-append only allowed with -kernel option");
@@ -694,8 +691,10 @@ enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_option
         const struct option_row *row = find_option(name);
         if (!row)
             return fail("%s: invalid option", text);
+        if (!available(row))
+            return fail("%s: not available on the %s substrate", text, mon_outside.name);
         const char *arg = NULL;
-        if (row->arg == ARG) {
+        if (row->flags & ARG) {
             if (i + 1 == argc)
                 return fail("%s: requires an argument", text);
             arg = argv[++i];

@@ -120,7 +120,7 @@ static void finish(struct vm *vm, int status) {
 
 static void print_line(void *opaque, const char *line) {
     (void)opaque;
-    fprintf(stderr, "%s\n", line);
+    log_printf("%s\n", line);
 }
 
 static void reset(struct vm *vm) {

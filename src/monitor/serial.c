@@ -1,40 +1,16 @@
 /*
- * serial.c: character back ends for the serial ports and the debug console: standard output, a
+ * serial.c: character back ends for the serial ports and the debug console: the user's console, a
  * file, or nothing. Input waits in a ring until the UART takes it, so that piped input comes at the
  * pace of the guest.
  */
 #include "monitor/vm.h"
 
-#include <errno.h>
-#include <poll.h>
-#include <unistd.h>
-
-/* A reader of our output that is stuck must not keep SIGTERM from working. */
-static void write_stdout(struct vm *vm, const u8 *data, size_t bytes) {
-    while (bytes) {
-        ssize_t n = write(1, data, bytes);
-        if (n > 0) {
-            data += n;
-            bytes -= (size_t)n;
-        } else if (n < 0 && errno == EAGAIN) {
-            struct pollfd fd = {.fd = 1, .events = POLLOUT};
-            poll(&fd, 1, 100);
-        } else if (n < 0 && errno != EINTR) {
-            return; /* nobody listens: output is lost, the guest goes on */
-        }
-        if (vm->events.pending_signal)
-            return;
-    }
-}
-
 static size_t serial_write(void *opaque, const u8 *data, size_t bytes) {
     struct mon_serial *s = opaque;
-    if (s->kind == MON_CHR_STDIO) {
-        write_stdout(s->vm, data, bytes);
-    } else if (s->kind == MON_CHR_FILE) {
-        fwrite(data, 1, bytes, s->file);
-        fflush(s->file);
-    }
+    if (s->kind == MON_CHR_STDIO)
+        mon_screen_write(s->vm, data, bytes);
+    else if (s->kind == MON_CHR_FILE)
+        mon_output_write(s->file, data, bytes);
     return bytes;
 }
 
@@ -78,9 +54,9 @@ static bool open_one(struct vm *vm, struct mon_serial *s, const struct mon_chard
     s->mux = o->mux;
     if (o->kind != MON_CHR_FILE)
         return true;
-    s->file = fopen(o->path, "we");
-    return s->file ||
-           mon_fail(err, "-%s: could not open '%s': %s", option, o->path, strerror(errno));
+    struct mon_error why;
+    s->file = mon_output_open(o->path, &why);
+    return s->file || mon_fail(err, "-%s: could not open '%s': %s", option, o->path, why.text);
 }
 
 bool mon_serial_open(struct vm *vm, struct mon_error *err) {
@@ -93,6 +69,5 @@ bool mon_serial_open(struct vm *vm, struct mon_error *err) {
 void mon_serial_close(struct vm *vm) {
     struct mon_serial *all[] = {&vm->serial[0], &vm->serial[1], &vm->debugcon};
     for (unsigned i = 0; i < ARRAY_LEN(all); i++)
-        if (all[i]->file)
-            fclose(all[i]->file);
+        mon_output_close(all[i]->file);
 }

@@ -3,6 +3,8 @@
  */
 #include "monitor/vm.h"
 
+#include <stdio.h>
+
 struct sink {
     void (*print)(void *, const char *);
     void *opaque;
@@ -47,6 +49,9 @@ static void bt_counter_rows(const struct bt_counters *c, struct sink *s) {
 #define X(name, help) row(s, "callout." #name, c->callouts_by_kind[BT_CALLOUT_##name], help);
     BT_CALLOUTS(X)
 #undef X
+#define X(name, help) row(s, "trap." #name, c->traps_by_class[BT_TRAP_INDEX_##name], help);
+    BT_TRAP_CLASSES(X)
+#undef X
     char text[160];
     if (!c->guest_insns_translated || !c->guest_bytes_translated)
         return;
@@ -64,4 +69,11 @@ void mon_stats_print(struct vm *vm, void (*print)(void *, const char *), void *o
     mmu_counters(vm->mmu, &s);
     if (vm->bt)
         bt_counter_rows(bt_counters(vm->bt), &s);
+}
+
+void mon_rings_print(struct vm *vm, void (*print)(void *, const char *), void *opaque) {
+    if (vm->bt)
+        bt_ring_report(vm->bt, print, opaque);
+    else
+        print(opaque, "rings: the interpreter runs no guest code on the CPU");
 }

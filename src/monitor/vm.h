@@ -12,12 +12,8 @@
 #include "interp/interp.h"
 #include "mmu/mmu.h"
 #include "monitor/monitor.h"
+#include "monitor/outside.h"
 #include "ringcomp/ringcomp.h"
-
-#include <pthread.h>
-#include <signal.h>
-#include <stdio.h>
-#include <time.h>
 
 /* ---- Exits: the engines' reasons, one list, one handler table (run.c). X(name, help) ---- */
 #define MON_EXITS(X)                                                                               \
@@ -60,21 +56,16 @@ struct mon_clock {
     bool paused;
 };
 
-/* ---- Events (events.c) ---- */
+/* ---- Events (events.c, and outside.h) ---- */
 struct mon_events {
-    pthread_t thread;
-    pthread_t vcpu_thread;
-    bool thread_running;
-    int rearm_fd;
-    volatile int pending_signal; /* SIGTERM and its kin */
+    struct mon_events_host *host; /* the substrate's part; NULL: no kicks yet, or no more */
+    volatile int pending_signal;  /* SIGTERM and its kin; never on metal */
     volatile int signal_pid;
     volatile u32 stdin_ready, gdb_ready;
-    /* Which descriptors the thread should watch; written by the vCPU thread, then rearm_fd. */
+    /* What mon_events_watch was told. */
     volatile u32 watch_stdin;
     volatile int watch_gdb_fd;
-    timer_t timer;
-    bool timer_created;
-    u64 armed_ns; /* virtual time the host timer stands at, DEV_NEVER if disarmed */
+    volatile u64 armed_ns; /* virtual time the host timer stands at, DEV_NEVER if disarmed */
 };
 
 /* ---- Console and serial lines (console.c, serial.c) ---- */
@@ -83,7 +74,7 @@ struct mon_serial {
     struct vm *vm;
     enum mon_chardev_kind kind;
     bool mux;
-    FILE *file;
+    struct mon_output *file;
     /* Bytes read from stdin and not yet taken by the UART. */
     u8 ring[MON_INPUT_RING];
     u32 head, tail;
@@ -101,7 +92,7 @@ struct mon_console {
     bool skip_newline; /* after CR, an LF is not a second line */
 };
 
-/* ---- gdb (gdbstub.c) ---- */
+/* ---- gdb (gdbstub_hosted.c) ---- */
 #define MON_GDB_BREAKPOINTS BT_MAX_BREAKPOINTS
 struct mon_gdb {
     int listen_fd, fd;
@@ -186,7 +177,6 @@ void mon_clock_resume(struct vm *vm);
 void mon_clock_tell_bt(struct vm *vm);
 /* icount: instructions until virtual time reaches deadline_ns, at least 1. */
 u64 mon_clock_budget(const struct vm *vm, u64 deadline_ns);
-u64 mon_host_ns(void);
 
 /* machine.c */
 bool mon_machine_reset(struct vm *vm, struct mon_error *err);
@@ -194,16 +184,10 @@ bool mon_machine_reset(struct vm *vm, struct mon_error *err);
 u64 mon_next_deadline_ns(struct vm *vm);
 
 /* events.c */
-bool mon_events_start(struct vm *vm, struct mon_error *err);
-void mon_events_stop(struct vm *vm);
 /* Re-arms the host timer to the next deadline. */
 void mon_events_arm(struct vm *vm);
 /* Sleeps until a kick, at most until virtual time deadline_ns (DEV_NEVER: no limit). */
 void mon_events_wait(struct vm *vm, u64 deadline_ns);
-/* Tells the event thread what to watch. */
-void mon_events_watch(struct vm *vm, bool stdin_too, int gdb_fd);
-/* The VM whose vCPU thread this is, for crash reports; NULL elsewhere. Signal safe. */
-struct vm *mon_current_vm(void);
 
 /* serial.c, console.c */
 bool mon_serial_open(struct vm *vm, struct mon_error *err);
@@ -222,7 +206,7 @@ size_t mon_console_feed(struct vm *vm, const u8 *data, size_t bytes);
 void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, const char *),
                          void *opaque);
 
-/* replay.c: -icount rr=record|replay */
+/* replay_hosted.c: -icount rr=record|replay. debug_metal.c: nothing to record to. */
 bool mon_replay_open(struct vm *vm, struct mon_error *err);
 void mon_replay_close(struct vm *vm);
 void mon_replay_record(struct vm *vm, const u8 *data, size_t bytes);
@@ -230,7 +214,7 @@ void mon_replay_record(struct vm *vm, const u8 *data, size_t bytes);
 void mon_replay_poll(struct vm *vm);
 u64 mon_replay_next_ns(const struct vm *vm);
 
-/* gdbstub.c */
+/* gdbstub_hosted.c; debug_metal.c: no gdb ever comes */
 bool mon_gdb_open(struct vm *vm, struct mon_error *err);
 void mon_gdb_close(struct vm *vm);
 /* True when code must be single-stepped so that breakpoints are seen. */
@@ -250,20 +234,22 @@ static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
            mon_gdb_is_breakpoint(vm, (u32)(vm->cpu->seg[SEG_CS].base + vm->cpu->eip));
 }
 
-/* run.c: shared with lockstep.c */
+/* run.c: shared with lockstep_hosted.c */
 enum mon_exit mon_interp_exit(enum interp_result result);
 
-/* lockstep.c */
+/* lockstep_hosted.c; debug_metal.c: refuses */
 bool mon_lockstep_open(struct vm *vm, struct mon_error *err);
 void mon_lockstep_close(struct vm *vm);
 enum mon_exit mon_lockstep_run(struct vm *vm);
 
 /* stats.c */
 void mon_stats_print(struct vm *vm, void (*print)(void *, const char *), void *opaque);
+/* Time by executing ring. */
+void mon_rings_print(struct vm *vm, void (*print)(void *, const char *), void *opaque);
 
-/* crash.c */
+/* crash_hosted.c, crash_metal.c: has rf_crash_hook, and fatal signals, report. */
 void mon_crash_install(void);
-/* Registers, last units: what a report holds besides the backtrace. */
+/* crash.c: registers, last units: what a report holds besides the backtrace. */
 void mon_crash_guest_state(struct vm *vm, void (*print)(void *, const char *), void *opaque);
 
 #endif

@@ -17,6 +17,7 @@ _Static_assert(HOT_CR0 == 0xf4 && HOT_ARG0 == 0xc8 && HOT_STUB_CALLOUT == 0xd0, 
 _Static_assert(HOT_FLAG_IF == 0x80 && HOT_FS_BASE_PTR == 0x88 && HOT_HOST_RSP == 0xa0, "likewise");
 
 enum { CODE_AT = 0x100000, RAM_BYTES = 8 << 20 };
+enum { ALL_TRAP_CLASSES = (1 << BT_TRAP_CLASS_COUNT) - 1 };
 
 static u64 seed = 0x6a09e667f3bcc908;
 static u64 rnd(void) {
@@ -83,6 +84,33 @@ static unsigned random_guest_insn(u8 *out, u8 cpl) {
     }
 }
 
+/* A privileged instruction that the configuration leaves to trap. */
+static unsigned random_privileged_insn(u8 *out, u32 classes) {
+    static const u8 first[] = {0xfa, 0xfb, 0xf4, 0xe4, 0xe5, 0xe6, 0xe7, 0xec,
+                               0xed, 0xee, 0xef, 0x6c, 0x6d, 0x6e, 0x6f};
+    static const u8 second[] = {0x00, 0x01, 0x06, 0x20, 0x22, 0x30, 0x32};
+    for (;;) {
+        u8 bytes[16];
+        for (unsigned i = 0; i < sizeof bytes; i++)
+            bytes[i] = (u8)rnd();
+        unsigned at = 0;
+        if ((rnd() & 3) == 0)
+            bytes[at++] = rnd() & 1 ? 0x66 : 0xf3;
+        if (rnd() & 1) {
+            bytes[at] = first[rnd() % ARRAY_LEN(first)];
+        } else {
+            bytes[at++] = 0x0f;
+            bytes[at] = second[rnd() % ARRAY_LEN(second)];
+        }
+        struct insn in;
+        if (insn_decode(&in, bytes, 15, true, true) == INSN_OK &&
+            (bt_trap_class_of(&in) & classes)) {
+            memcpy(out, bytes, in.length);
+            return in.length;
+        }
+    }
+}
+
 static u32 translate_random(struct world *w) {
     u8 *ram = mmu_ram(w->cpu->mmu);
     u32 eip = CODE_AT + (u32)(rnd() % 0x400000);
@@ -90,6 +118,9 @@ static u32 translate_random(struct world *w) {
     for (unsigned i = 0; i < 12; i++)
         at += random_guest_insn(ram + at, w->cpu->cpl);
     ram[at] = 0xc3;
+    u32 classes = w->cpu->cpl == 0 ? w->bt->config.trap_classes : 0;
+    if (classes && (rnd() & 1))
+        random_privileged_insn(ram + at, classes);
     u32 index = bt_translate(w->bt, eip, eip);
     if (index == BT_NONE) {
         cache_flush(w->bt);
@@ -111,13 +142,14 @@ static void fail_unit(struct world *w, u32 index, u32 offset, const char *wrong)
     fail_msg("unit %08x, host offset %u: %s: %s", u->eip, offset, wrong, hex);
 }
 
-static void verify_random_units(bool retstack, bool icount, bool lockstep) {
+static void verify_random_units(bool retstack, bool icount, bool lockstep, u32 trap_classes) {
     struct bt_config config;
     bt_config_default(&config);
     config.cache_bytes = 4 << 20;
     config.retstack = retstack;
     config.icount = icount;
     config.lockstep = lockstep;
+    config.trap_classes = trap_classes;
     struct world w;
     create_world(&w, &config);
     for (unsigned i = 0; i < 4000; i++) {
@@ -132,10 +164,13 @@ static void verify_random_units(bool retstack, bool icount, bool lockstep) {
 
 static void what_the_translator_makes_passes(void **state) {
     (void)state;
-    verify_random_units(true, false, false);
-    verify_random_units(false, false, false);
-    verify_random_units(false, true, false);
-    verify_random_units(false, false, true);
+    verify_random_units(true, false, false, 0);
+    verify_random_units(false, false, false, 0);
+    verify_random_units(false, true, false, 0);
+    verify_random_units(false, false, true, 0);
+    verify_random_units(true, false, false, ALL_TRAP_CLASSES);
+    verify_random_units(false, true, false, ALL_TRAP_CLASSES);
+    verify_random_units(true, false, false, BT_TRAP_IO | BT_TRAP_MSR);
 }
 
 /* ---- Escapes, one by one ---- */
@@ -172,7 +207,7 @@ static const char *judge(const char *body) {
     n += put_hex(code + n, "41 b8 00 10 00 00 41 b9 00 00 00 00 41 ff a7");
     n += put_u32(code + n, HOT_STUB_CALLOUT);
     u32 offset;
-    return bt_verify_code(code, n, 0x1000, false, nowhere, NULL, &offset);
+    return bt_verify_code(code, n, 0x1000, false, 0, nowhere, NULL, &offset);
 }
 
 static void harmless_bodies_pass(void **state) {
@@ -413,18 +448,18 @@ static void entries_and_ends_are_checked(void **state) {
     u8 code[64];
     u32 offset;
     unsigned n = put_hex(code, "8b c1 c3"); /* no EIP check */
-    assert_non_null(bt_verify_code(code, n, 0, false, nowhere, NULL, &offset));
+    assert_non_null(bt_verify_code(code, n, 0, false, 0, nowhere, NULL, &offset));
     n = put_entry(code);
-    assert_non_null(bt_verify_code(code, n, 0, false, nowhere, NULL, &offset)); /* runs off */
+    assert_non_null(bt_verify_code(code, n, 0, false, 0, nowhere, NULL, &offset)); /* runs off */
     code[n] = 0xc3;
-    assert_null(bt_verify_code(code, n + 1, 0, false, nowhere, NULL, &offset));
-    assert_non_null(bt_verify_code(code, 0, 0, false, nowhere, NULL, &offset));
+    assert_null(bt_verify_code(code, n + 1, 0, false, 0, nowhere, NULL, &offset));
+    assert_non_null(bt_verify_code(code, 0, 0, false, 0, nowhere, NULL, &offset));
     /* jmp to the one known entry, and beside it */
     code[n] = 0xe9;
     put_u32(code + n + 1, 0x5000 - (n + 5));
-    assert_null(bt_verify_code(code, n + 5, 0, false, nowhere, NULL, &offset));
+    assert_null(bt_verify_code(code, n + 5, 0, false, 0, nowhere, NULL, &offset));
     put_u32(code + n + 1, 0x5001 - (n + 5));
-    assert_non_null(bt_verify_code(code, n + 5, 0, false, nowhere, NULL, &offset));
+    assert_non_null(bt_verify_code(code, n + 5, 0, false, 0, nowhere, NULL, &offset));
 }
 
 /* ---- Random mutations, judged by Zydis ---- */
@@ -532,7 +567,56 @@ static bool balanced_stack_use(const struct sighting *s) {
     }
 }
 
-static const char *instruction_sin(const struct sighting *s) {
+/* The class of an instruction that is left to trap, by its mnemonic. */
+static u32 trap_class(const struct sighting *s) {
+    switch (s->insn.mnemonic) {
+    case ZYDIS_MNEMONIC_MOV:
+    case ZYDIS_MNEMONIC_CLTS:
+    case ZYDIS_MNEMONIC_LMSW:
+        return BT_TRAP_CR;
+    case ZYDIS_MNEMONIC_IN:
+    case ZYDIS_MNEMONIC_OUT:
+        return BT_TRAP_IO;
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+        return BT_TRAP_CLI_STI;
+    case ZYDIS_MNEMONIC_HLT:
+        return BT_TRAP_HLT;
+    case ZYDIS_MNEMONIC_RDMSR:
+    case ZYDIS_MNEMONIC_WRMSR:
+        return BT_TRAP_MSR;
+    case ZYDIS_MNEMONIC_LGDT:
+    case ZYDIS_MNEMONIC_LIDT:
+    case ZYDIS_MNEMONIC_LLDT:
+    case ZYDIS_MNEMONIC_LTR:
+        return BT_TRAP_DESCRIPTOR;
+    case ZYDIS_MNEMONIC_INVLPG:
+        return BT_TRAP_INVLPG;
+    default:
+        return 0;
+    }
+}
+
+/* Raises #GP at once, and a callout stands behind it. */
+static bool left_to_trap(const struct sighting *s, u32 classes) {
+    const u8 *next = s->at + s->insn.length;
+    bool control = s->insn.mnemonic != ZYDIS_MNEMONIC_MOV;
+    if (!(trap_class(s) & classes))
+        return false;
+    for (unsigned i = 0; i < s->insn.operand_count; i++) {
+        const ZydisDecodedOperand *op = &s->ops[i];
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (op->mem.base != ZYDIS_REGISTER_R15 || op->mem.index != ZYDIS_REGISTER_NONE))
+            return false;
+        if (op->type == ZYDIS_OPERAND_TYPE_REGISTER)
+            control |= op->reg.value >= ZYDIS_REGISTER_CR0 && op->reg.value <= ZYDIS_REGISTER_CR4;
+    }
+    return control && next[0] == 0x41 && next[1] == 0xb8 && next[6] == 0x41 && next[7] == 0xb9;
+}
+
+static const char *instruction_sin(const struct sighting *s, u32 classes) {
+    if (left_to_trap(s, classes))
+        return NULL;
     if (s->insn.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED)
         return "privileged";
     switch (s->insn.meta.category) {
@@ -567,9 +651,9 @@ static const char *instruction_sin(const struct sighting *s) {
     return NULL;
 }
 
-/* What Zydis has against the code; NULL if nothing. known: as for the verifier. */
-static const char *zydis_sin(const u8 *code, u32 bytes, u32 at, bool (*known)(void *, u32),
-                             void *opaque, u32 *offset) {
+/* What Zydis has against the code; NULL if nothing. classes, known: as for the verifier. */
+static const char *zydis_sin(const u8 *code, u32 bytes, u32 at, u32 classes,
+                             bool (*known)(void *, u32), void *opaque, u32 *offset) {
     static const ZydisDecoder decoder = {.machine_mode = ZYDIS_MACHINE_MODE_LONG_64,
                                          .stack_width = ZYDIS_STACK_WIDTH_64};
     static u8 start[BT_MAX_UNIT_HOST_BYTES];
@@ -581,7 +665,7 @@ static const char *zydis_sin(const u8 *code, u32 bytes, u32 at, bool (*known)(vo
         if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code + i, bytes - i, &s.insn, s.ops)))
             return NULL; /* #UD on the host, which the monitor survives */
         start[i] = 1;
-        const char *sin = instruction_sin(&s);
+        const char *sin = instruction_sin(&s, classes);
         if (sin)
             return sin;
         i += s.insn.length;
@@ -609,7 +693,8 @@ static bool known_entry(void *opaque, u32 offset) {
 
 static void mutate(u8 *code, u32 bytes) {
     static const u8 hot[] = {0x65, 0x67, 0x66, 0x48, 0x4c, 0x41, 0x0f, 0xff, 0xe9, 0xc3, 0xf3,
-                             0x05, 0xcd, 0xa4, 0xaa, 0x9c, 0x9d, 0xf0, 0x8e, 0xee, 0x40, 0x49};
+                             0x05, 0xcd, 0xa4, 0xaa, 0x9c, 0x9d, 0xf0, 0x8e, 0xee, 0x40, 0x49,
+                             0xfa, 0xfb, 0xf4, 0x20, 0x22, 0x30, 0x32, 0x01, 0xec};
     for (unsigned n = 1 + (unsigned)(rnd() % 3); n > 0; n--) {
         u32 at = (u32)(rnd() % bytes);
         switch (rnd() & 3) {
@@ -629,11 +714,12 @@ static void mutate(u8 *code, u32 bytes) {
     }
 }
 
-static void no_dangerous_mutation_passes(void **state) {
-    (void)state;
+/* Units of both rings; those of ring 0 may leave these classes to trap. */
+static void try_mutations(u32 trap_classes) {
     struct bt_config config;
     bt_config_default(&config);
     config.cache_bytes = 4 << 20;
+    config.trap_classes = trap_classes;
     struct world w;
     create_world(&w, &config);
     static u8 code[BT_MAX_UNIT_HOST_BYTES];
@@ -641,20 +727,22 @@ static void no_dangerous_mutation_passes(void **state) {
     for (unsigned i = 0; i < 400; i++) {
         w.cpu->cpl = i & 1 ? 3 : 0;
         const struct bt_unit *u = &w.bt->unit[translate_random(&w)];
-        u32 offset = 0;
+        u32 offset = 0, classes = u->cpl == 0 ? trap_classes : 0;
         const u8 *original = w.bt->cache_rx + u->host;
-        const char *sin = zydis_sin(original, u->host_bytes, u->host, known_entry, w.bt, &offset);
+        const char *sin =
+            zydis_sin(original, u->host_bytes, u->host, classes, known_entry, w.bt, &offset);
         if (sin)
             fail_msg("the oracle itself is wrong at %u: %s", offset, sin);
         for (unsigned m = 0; m < 400; m++) {
             memcpy(code, original, u->host_bytes);
             mutate(code, u->host_bytes);
-            if (bt_verify_code(code, u->host_bytes, u->host, false, known_entry, w.bt, &offset)) {
+            if (bt_verify_code(code, u->host_bytes, u->host, false, classes, known_entry, w.bt,
+                               &offset)) {
                 refused++;
                 continue;
             }
             accepted++;
-            sin = zydis_sin(code, u->host_bytes, u->host, known_entry, w.bt, &offset);
+            sin = zydis_sin(code, u->host_bytes, u->host, classes, known_entry, w.bt, &offset);
             if (sin)
                 fail_msg("accepted although %s: %02x %02x %02x %02x %02x %02x %02x %02x", sin,
                          code[offset], code[offset + 1], code[offset + 2], code[offset + 3],
@@ -666,6 +754,16 @@ static void no_dangerous_mutation_passes(void **state) {
     destroy_world(&w);
 }
 
+static void no_dangerous_mutation_passes(void **state) {
+    (void)state;
+    try_mutations(0);
+}
+static void nor_where_privileged_instructions_are_left_to_trap(void **state) {
+    (void)state;
+    try_mutations(ALL_TRAP_CLASSES);
+    try_mutations(BT_TRAP_CLI_STI);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(harmless_bodies_pass),
@@ -673,6 +771,7 @@ int main(void) {
         cmocka_unit_test(entries_and_ends_are_checked),
         cmocka_unit_test(what_the_translator_makes_passes),
         cmocka_unit_test(no_dangerous_mutation_passes),
+        cmocka_unit_test(nor_where_privileged_instructions_are_left_to_trap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

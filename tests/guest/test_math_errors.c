@@ -33,13 +33,13 @@ void test(void) {
         EQ(run(ring, x87_divide), V_MF);
         EQ(trap.eip, at_wait);
         EQ(status & 0x84, 0x84);
-        if (!is_tcg()) { /* QEMU looks for pending errors at FWAIT only */
+        if (!fpu_is_tcg()) { /* QEMU looks for pending errors at FWAIT only */
             EQ(run(ring, x87_divide2), V_MF);
             EQ(trap.eip, at_fld1);
         }
         RUNS(ring, x87_masked);
         EQ(trap.eax & 0x84, 4);
-        if (!is_tcg()) { /* QEMU raises no SIMD exceptions */
+        if (!fpu_is_tcg()) { /* QEMU raises no SIMD exceptions */
             EQ(run(ring, sse_divide), 19);
             EQ(trap.eip, at_divss);
         }
@@ -47,11 +47,11 @@ void test(void) {
         in.esp = USER_STACK_TOP - 64;
         RUNS(ring, sse_masked);
         EQ(trap.eax & 4, 4);
-        if (!is_tcg())
+        if (!fpu_is_tcg())
             FAULTS(ring, bad_mxcsr, V_GP, 0);
         reset_run(ring);
         in.esp = USER_STACK_TOP - 64;
-        if (!is_tcg())
+        if (!fpu_is_tcg())
             FAULTS(ring, sse_unaligned, V_GP, 0);
         __asm__ volatile("fninit; ldmxcsr sse_default");
 

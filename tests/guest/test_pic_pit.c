@@ -36,10 +36,13 @@ void test(void) {
     outb(0x21, 0xff);
 
     /* Mode 0: one edge at terminal count. */
-    outb(0x43, 0x30);
-    outb(0x40, 0xff);
-    outb(0x40, 0x0f);
-    u16 first = count_now();
+    u16 first = 0xffff;
+    for (u32 i = 0; i < 4 && first > 0x0fff; i++) { /* a translator is slow at its first time */
+        outb(0x43, 0x30);
+        outb(0x40, 0xff);
+        outb(0x40, 0x0f);
+        first = count_now();
+    }
     for (u32 i = 0; i < 1000 && !(irr() & 1); i++)
         inb(0x61);
     for (u32 i = 0; i < 100000000 && !(irr() & 1); i++)

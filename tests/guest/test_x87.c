@@ -103,7 +103,7 @@ void test(void) {
         EQ(trap.ebx, 0x03030404);
         CHECK(back == 0x0202040406060808ull);
         RUNS(ring, stack_fault);
-        if (!is_tcg()) /* QEMU has no stack faults */
+        if (!fpu_is_tcg()) /* QEMU has no stack faults */
             EQ(trap.eax & 0x41, 0x41);
         RUNS(ring, tbyte);
         EQ(trap.eax, 0x40400000);

@@ -2,11 +2,13 @@
  * Tests of the command line: QEMU's spellings, what warns, what fails, what each option sets.
  */
 #include "monitor/monitor.h"
+#include "monitor/option_text.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -190,6 +192,120 @@ static void own_switches(void **state) {
     assert_string_equal(o.accel, "bt");
 }
 
+/* Nothing of it can be had here, but it may be declined. */
+static void what_needs_rings_can_only_be_declined_when_hosted(void **state) {
+    (void)state;
+    runs("-kernel k");
+    assert_false(o.bt.direct);
+    assert_int_equal(o.bt.trap_classes, 0);
+    runs("-kernel k -direct off -trap-classes none -ring-report off");
+    assert_false(o.bt.direct || o.ring_report);
+    assert_int_equal(o.bt.trap_classes, 0);
+    fails("-kernel k -direct on");
+    fails("-kernel k -direct perhaps");
+    fails("-kernel k -ring-report on");
+    fails("-kernel k -trap-classes cr");
+    fails("-kernel k -trap-classes none,io");
+    fails("-kernel k -trap-classes all");
+    fails("-kernel k -carrier-exit 0xf4");
+}
+
+static void trap_classes_are_a_list(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        u32 classes;
+    } good[] = {
+        {"none", 0},
+        {"cr", BT_TRAP_CR},
+        {"io,hlt", BT_TRAP_IO | BT_TRAP_HLT},
+        {"cli-sti,msr,none", BT_TRAP_CLI_STI | BT_TRAP_MSR},
+        {"descriptor,invlpg", BT_TRAP_DESCRIPTOR | BT_TRAP_INVLPG},
+        {"all", 127},
+    };
+    size_t chars;
+    for (unsigned i = 0; i < ARRAY_LEN(good); i++) {
+        u32 classes = 99;
+        assert_null(option_trap_classes(good[i].text, &classes, &chars));
+        assert_int_equal(classes, good[i].classes);
+    }
+    static const char *const bad[] = {"", "CR", "cr,", ",io", "cli", "cli_sti", "io,wine,msr"};
+    u32 classes;
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
+        assert_non_null(option_trap_classes(bad[i], &classes, &chars));
+    const char *unknown = option_trap_classes("io,wine,msr", &classes, &chars);
+    assert_int_equal(chars, 4);
+    assert_memory_equal(unknown, "wine", 4);
+}
+
+static void dates_are_as_the_c_library_reads_them(void **state) {
+    (void)state;
+    static const char *const good[] = {
+        "1970-01-01",          "2000-02-29",          "1900-03-01",
+        "2020-12-31T23:59:59", "2026-02-31T00:00:00", "2100-02-28T12:00:00",
+        "1969-12-31T23:59:59", "9999-12-31",          "2024-1-2",
+        "0001-01-01",
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(good); i++) {
+        struct tm tm = {0};
+        i64 epoch_s;
+        const char *format = strchr(good[i], 'T') ? "%Y-%m-%dT%H:%M:%S" : "%Y-%m-%d";
+        assert_non_null(strptime(good[i], format, &tm));
+        assert_true(option_date(good[i], &epoch_s));
+        assert_int_equal(epoch_s, (i64)timegm(&tm));
+    }
+    static const char *const bad[] = {
+        "",
+        "2020",
+        "2020-13-01",
+        "2020-00-01",
+        "2020-01-32",
+        "2020-01-01 ",
+        "2020-01-01T1:2",
+        "2020-01-01T24:0:0",
+        "2020-01-01T23:60:0",
+        "now",
+    };
+    i64 epoch_s;
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
+        assert_false(option_date(bad[i], &epoch_s));
+}
+
+static void splits(const char *line, bool good, int count, const char *const *words) {
+    char text[128], *argv[8];
+    snprintf(text, sizeof text, "%s", line);
+    int argc;
+    assert_int_equal(mon_split_line(text, argv, ARRAY_LEN(argv), &argc), good);
+    assert_int_equal(argc, count);
+    for (int i = 0; i < count; i++)
+        assert_string_equal(argv[i], words[i]);
+}
+static void splits_into(const char *line, int count, const char *const *words) {
+    splits(line, true, count, words);
+}
+static void breaks_after(const char *line, int count, const char *const *words) {
+    splits(line, false, count, words);
+}
+
+static void a_line_is_split_as_a_shell_splits_it(void **state) {
+    (void)state;
+    splits_into("", 0, NULL);
+    splits_into("  \t ", 0, NULL);
+    splits_into(" -m  256 ", 2, (const char *const[]){"-m", "256"});
+    splits_into("-append \"console=ttyS0 quiet\" -m 1", 4,
+                (const char *const[]){"-append", "console=ttyS0 quiet", "-m", "1"});
+    splits_into("a'b \"c'd e", 2, (const char *const[]){"ab \"cd", "e"});
+    splits_into("\"\" ''", 2, (const char *const[]){"", ""});
+    splits_into("a\\ b \\\"c", 2, (const char *const[]){"a b", "\"c"});
+    splits_into("\"a\\\"b\\\\\\c\" 'd\\'", 2, (const char *const[]){"a\"b\\\\c", "d\\"});
+    splits_into("end\\", 1, (const char *const[]){"end\\"});
+    static const char *const eight[] = {"1", "2", "3", "4", "5", "6", "7", "8"};
+    splits_into("1 2 3 4 5 6 7 8", 8, eight);
+    breaks_after("1 2 3 4 5 6 7 8 9", 8, eight);
+    breaks_after("\"open", 0, NULL);
+    breaks_after("-a 1 'b", 2, (const char *const[]){"-a", "1"});
+}
+
 static void what_needs_a_kernel_says_so(void **state) {
     (void)state;
     fails("-append x");
@@ -212,6 +328,10 @@ int main(void) {
         cmocka_unit_test(serial_lines),
         cmocka_unit_test(gdb_and_icount),
         cmocka_unit_test(own_switches),
+        cmocka_unit_test(what_needs_rings_can_only_be_declined_when_hosted),
+        cmocka_unit_test(trap_classes_are_a_list),
+        cmocka_unit_test(dates_are_as_the_c_library_reads_them),
+        cmocka_unit_test(a_line_is_split_as_a_shell_splits_it),
         cmocka_unit_test(what_needs_a_kernel_says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

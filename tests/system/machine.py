@@ -1,4 +1,5 @@
-"""Runs one ringfold process the way a person would: types at its console, reads it, waits for its end."""
+"""Runs one ringfold process, or its bootable image through scripts/metal-run, the way a person would:
+types at its console, reads it, waits for its end."""
 
 import os
 import select
@@ -50,6 +51,7 @@ class Machine:
             if left <= 0:
                 raise Failure(f"no {text!r} on the console within {seconds} s")
             if not self._pump(min(left, 1)):
+                self._skip_without_image()
                 raise Failure(f"the monitor ended without {text!r} on the console")
 
     def type(self, text):
@@ -65,7 +67,13 @@ class Machine:
         while self._pump(0.2):
             if time.monotonic() > end:
                 raise Failure(f"the monitor did not end within {seconds} s")
+        self._skip_without_image()
         return self.process.wait(timeout=max(1, end - time.monotonic()))
+
+    def _skip_without_image(self):
+        """What scripts/metal-run says, in this way, when there is nothing to run."""
+        if self.process.wait(timeout=10) == SKIP:
+            skip(self.err.strip())
 
     def cpu_seconds(self):
         """User and system time of the process so far."""

@@ -140,6 +140,8 @@ u32 option(const char *name, u32 fallback);
 u32 memory_bytes(void);
 /* True under QEMU's TCG, which checks no segment limits and has other known gaps. */
 bool is_tcg(void);
+/* True when x87 and SSE instructions run on TCG: there, and where it carries the monitor. */
+bool fpu_is_tcg(void);
 
 void test(void);
 

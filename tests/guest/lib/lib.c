@@ -108,6 +108,10 @@ bool is_tcg(void) {
     return cpuid(0x40000000).ebx == 0x54474354; /* "TCGT" */
 }
 
+bool fpu_is_tcg(void) {
+    return is_tcg() || option("carrier_tcg", 0);
+}
+
 /* ---- Checks ---- */
 
 static void failed(const char *file, int line) {

@@ -1,9 +1,8 @@
 /*
- * terminal.c: raw mode while the guest has the keyboard, and the way back on every way out. The
- * terminal belongs to the process, hence the one piece of process-wide state here.
+ * terminal_hosted.c: raw mode while the guest has the keyboard, and the way back on every way out.
+ * The terminal belongs to the process, hence the one piece of process-wide state here.
  */
 #include "monitor/terminal.h"
-#include "monitor/monitor.h"
 
 #include <signal.h>
 #include <stdlib.h>

@@ -1,5 +1,6 @@
 /*
- * gdbstub.c: gdb's view of the guest: registers, memory by linear address, breakpoints, stepping.
+ * gdbstub_hosted.c: gdb's view of the guest: registers, memory by linear address, breakpoints,
+ * stepping.
  *
  * Breakpoints do not touch guest memory, so that the guest cannot see them: the translator leaves
  * the instructions at their addresses to the emulator, and wherever the interpreter runs, EIP is
@@ -12,7 +13,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>

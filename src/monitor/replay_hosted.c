@@ -1,10 +1,11 @@
 /*
- * replay.c: -icount's log of inputs. Recording writes one line per arrival, "TIME-ns HEXBYTES";
- * replaying feeds the same bytes at the same virtual times and ignores standard input.
+ * replay_hosted.c: -icount's log of inputs. Recording writes one line per arrival, "TIME-ns
+ * HEXBYTES"; replaying feeds the same bytes at the same virtual times and ignores standard input.
  */
 #include "monitor/vm.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 struct mon_replay {

@@ -1,9 +1,9 @@
 /*
- * lockstep.c: the oracle at work. For every translated unit the interpreter runs first, with a
- * journal of all memory it changes and a picture of the CPU after each instruction; its changes are
- * taken back, the translated unit runs, and both outcomes are compared: registers, flags, segments,
- * system registers, x87/SSE state, the fault, and the bytes the journal names. The first difference
- * is printed with both states and both codes, and ends the run with status 1.
+ * lockstep_hosted.c: the oracle at work. For every translated unit the interpreter runs first, with
+ * a journal of all memory it changes and a picture of the CPU after each instruction; its changes
+ * are taken back, the translated unit runs, and both outcomes are compared: registers, flags,
+ * segments, system registers, x87/SSE state, the fault, and the bytes the journal names. The first
+ * difference is printed with both states and both codes, and ends the run with status 1.
  *
  * A unit is compared at its first executions and from then on every now and then, or always with
  * -lockstep-all, which takes about 1.5 us per unit.
@@ -409,19 +409,19 @@ static bool compare_memory(struct vm *vm, u32 count, u64 *bad, u8 *want) {
 
 static void print_line(void *opaque, const char *line) {
     (void)opaque;
-    fprintf(stderr, "  %s\n", line);
+    log_printf("  %s\n", line);
 }
 
 static enum mon_exit report(struct vm *vm, const struct bt_unit_info *unit,
                             const struct picture *want, const char *what) {
     log_error("lockstep: %s differ after the unit at %08x (cpl %u)", what, unit->eip, unit->cpl);
-    fprintf(stderr, "before the unit:\n");
+    log_printf("before the unit:\n");
     cpu_dump(&vm->lockstep->picture[0].cpu, print_line, NULL);
     if (want) {
-        fprintf(stderr, "interpreter:\n");
+        log_printf("interpreter:\n");
         cpu_dump(&want->cpu, print_line, NULL);
     }
-    fprintf(stderr, "translated code:\n");
+    log_printf("translated code:\n");
     cpu_dump(vm->cpu, print_line, NULL);
     bt_dump_unit(vm->bt, unit, print_line, NULL);
     vm->finished = true;
@@ -464,8 +464,8 @@ static enum mon_exit compare(struct vm *vm, const struct bt_unit_info *unit, enu
     u64 bad;
     u8 byte;
     if (!compare_memory(vm, want->journal_count, &bad, &byte)) {
-        fprintf(stderr, "memory at physical %08llx: %02x, should be %02x\n",
-                (unsigned long long)bad, mmu_ram(vm->mmu)[bad], byte);
+        log_printf("memory at physical %08llx: %02x, should be %02x\n", (unsigned long long)bad,
+                   mmu_ram(vm->mmu)[bad], byte);
         return report(vm, unit, want, "memory contents");
     }
     return why;

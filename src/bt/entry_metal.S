@@ -1,0 +1,297 @@
+/*
+ * entry_metal.S: the world switch of the metal substrate. Guest code runs in ring 1 or 3 and is
+ * entered by IRETQ; translated code comes back by SYSCALL (from the stubs), applications that run
+ * untranslated by the traps of src/metal/trap.S. Ring-0 code here runs with interrupts off.
+ *
+ * The stubs are copied into shared memory, because ring 3 cannot execute the image and ring 1 shall
+ * not: they are position-independent and reach nothing but r15, r13 and the return stack.
+ */
+#include "bt/bt_contract.h"
+#include "bt/world_metal.h"
+#include "metal/metal_contract.h"
+
+#define STUB(name)                                                                                 \
+        .globl name;                                                                               \
+        .type name, @function;                                                                     \
+        name:
+
+/* Flags of the guest that an application running untranslated has in the host's register. */
+#define DIRECT_FLAGS 0x244dd5 /* CF PF AF ZF SF DF OF NT AC ID */
+#define HOST_IF 0x202
+
+        .text
+
+/* u32 bt_enter(struct cpu *cpu, const void *code) */
+        .globl bt_enter
+        .type bt_enter, @function
+bt_enter:
+        push    %rbp
+        mov     %rsp, %rbp
+        push    %rbx
+        push    %r12
+        push    %r13
+        push    %r14
+        push    %r15
+        sub     $24, %rsp               /* C calls find an aligned stack */
+        stmxcsr (%rsp)
+        fnstcw  4(%rsp)
+        cli
+        mov     %rsp, HOT_HOST_RSP(%rdi)
+        mov     %rdi, %r15
+        mov     %rsi, %r11
+        mov     %rdi, bt_world+WORLD_CPU(%rip)
+        fxrstor64 CPU_FX(%r15)
+        .globl bt_enter_frame
+bt_enter_frame:
+        jmp     resume
+        .size bt_enter, . - bt_enter
+
+/* _Noreturn void bt_resume(struct cpu *cpu, u64 to): from a trap handler into guest code: `to` is
+ * an address in the cache or BT_DIRECT. */
+        .globl bt_resume
+        .type bt_resume, @function
+bt_resume:
+        mov     %rdi, %r15
+        mov     %rsi, %r11
+resume:                                 /* r15 = cpu, r11 = where to; all guest state in struct cpu */
+        cmpl    $0, bt_world+WORLD_MEASURE(%rip)
+        jne     measure_entry
+measured_entry:
+        cmp     $WORLD_DIRECT, %r11
+        je      resume_direct
+        cmpl    $0, bt_world+WORLD_IS_DIRECT(%rip)
+        jne     leave_direct_world
+resume_translated:
+        mov     HOT_RING_USER(%r15), %eax
+        imul    $METAL_CS3-METAL_CS1, %eax, %eax
+        lea     METAL_SS1(%rax), %ecx
+        push    %rcx
+        push    HOT_RETURN_RSP(%r15)
+        movzwl  HOT_FLAGS16(%r15), %ecx
+        mov     %ecx, %edx
+        shr     $8, %ecx
+        and     $1, %edx
+        shl     $11, %edx
+        lea     HOST_IF(%rcx,%rdx), %ecx
+        push    %rcx
+        add     $METAL_CS1, %eax
+        push    %rax
+        push    %r11
+        mov     HOT_WINDOW(%r15), %r14
+        mov     HOT_VIEW_TABLE(%r15), %r13
+        mov     CPU_EIP(%r15), %r8d     /* for a unit's indirect entry */
+        mov     CPU_GPR+8*4(%r15), %r12
+        mov     CPU_GPR+8*0(%r15), %rax
+        mov     CPU_GPR+8*1(%r15), %rcx
+        mov     CPU_GPR+8*2(%r15), %rdx
+        mov     CPU_GPR+8*3(%r15), %rbx
+        mov     CPU_GPR+8*5(%r15), %rbp
+        mov     CPU_GPR+8*6(%r15), %rsi
+        mov     CPU_GPR+8*7(%r15), %rdi
+        add     HOT_DELTA(%r15), %r15
+        iretq
+
+/* Back from direct execution: the monitor's descriptors, and GS with base 0. */
+leave_direct_world:
+        lgdt    bt_world+WORLD_GDT_MONITOR(%rip)
+        mov     $METAL_SS3, %eax
+        mov     %eax, %gs
+        movl    $0, bt_world+WORLD_IS_DIRECT(%rip)
+        jmp     resume_translated
+
+/* The application itself, in compatibility mode. Its segments were checked (rc_shadow_matches). */
+resume_direct:
+        cmpl    $0, bt_world+WORLD_IS_DIRECT(%rip)
+        jne     1f
+        lgdt    bt_world+WORLD_GDT_DIRECT(%rip)
+        movl    $1, bt_world+WORLD_IS_DIRECT(%rip)
+        movl    $1, bt_world+WORLD_FS_FOREIGN(%rip)
+1:      movzwl  HOT_SELECTORS+4(%r15), %eax
+        push    %rax
+        push    CPU_GPR+8*4(%r15)
+        mov     CPU_EFLAGS(%r15), %eax
+        and     $DIRECT_FLAGS, %eax
+        or      $HOST_IF, %eax
+        push    %rax
+        movzwl  HOT_SELECTORS+2(%r15), %eax
+        push    %rax
+        mov     CPU_EIP(%r15), %eax
+        push    %rax
+        mov     HOT_SELECTORS+0(%r15), %es
+        mov     HOT_SELECTORS+6(%r15), %ds
+        mov     HOT_SELECTORS+8(%r15), %fs
+        mov     HOT_SELECTORS+10(%r15), %gs
+        mov     CPU_GPR+8*0(%r15), %rax
+        mov     CPU_GPR+8*1(%r15), %rcx
+        mov     CPU_GPR+8*2(%r15), %rdx
+        mov     CPU_GPR+8*3(%r15), %rbx
+        mov     CPU_GPR+8*5(%r15), %rbp
+        mov     CPU_GPR+8*6(%r15), %rsi
+        mov     CPU_GPR+8*7(%r15), %rdi
+        iretq
+
+measure_entry:
+        mov     %r15, %rdi
+        mov     %r11, %rsi
+        mov     %r11, %rbx
+        mov     %rsp, %r12
+        and     $-16, %rsp
+        call    bt_measure_entry
+        mov     %r12, %rsp
+        mov     %rbx, %r11
+        jmp     measured_entry
+        .size bt_resume, . - bt_resume
+
+/* SYSCALL out of a stub: r8d = argument, r9d = callout, r10 = the guest's ECX. RSP is still the
+ * return stack. */
+        .p2align 4
+        .globl bt_syscall_entry
+        .type bt_syscall_entry, @function
+bt_syscall_entry:
+        mov     bt_world+WORLD_CPU(%rip), %r15
+        mov     %rax, CPU_GPR+8*0(%r15)
+        mov     %r10, CPU_GPR+8*1(%r15)
+        mov     %rdx, CPU_GPR+8*2(%r15)
+        mov     %rbx, CPU_GPR+8*3(%r15)
+        mov     %r12, CPU_GPR+8*4(%r15)
+        mov     %rbp, CPU_GPR+8*5(%r15)
+        mov     %rsi, CPU_GPR+8*6(%r15)
+        mov     %rdi, CPU_GPR+8*7(%r15)
+        mov     %r11d, %eax             /* RFLAGS as they were (an emulated SYSCALL may lose some) */
+        mov     %r11d, %ecx
+        shr     $11, %eax
+        shl     $8, %ecx
+        and     $1, %eax
+        and     $0xd500, %ecx
+        or      %ecx, %eax
+        mov     %ax, HOT_FLAGS16(%r15)
+        mov     %rsp, HOT_RETURN_RSP(%r15)
+        mov     HOT_HOST_RSP(%r15), %rsp
+        lea     64(%rsp), %rbp          /* bt_enter's frame */
+        cmpl    $0, bt_world+WORLD_MEASURE(%rip)
+        jne     measure_callout
+measured_callout:
+        cmp     $CO_COUNT, %r9
+        jae     bad_callout
+        mov     HOT_CALLOUT_COUNTS(%r15), %r10
+        incq    (%r10,%r9,8)
+        mov     %r15, %rdi
+        mov     %r8d, %esi
+        call    *bt_callout_table(,%r9,8)
+        cmp     $1, %rax
+        je      bt_exit_common
+        mov     %rax, %r11
+        ja      resume
+        mov     HOT_CALLOUT_RETURN(%r15), %r11
+        jmp     resume
+measure_callout:
+        mov     %r8, %r12
+        mov     %r9, %r13
+        mov     %r15, %rdi
+        mov     %r9d, %esi
+        mov     %r8d, %edx
+        call    bt_measure_callout
+        mov     %r12, %r8
+        mov     %r13, %r9
+        jmp     measured_callout
+bad_callout:
+        mov     %r9, %rdi
+        call    bt_bad_callout
+        .size bt_syscall_entry, . - bt_syscall_entry
+
+/* A trap handler ends here (by IRETQ to ring 0): guest registers already stored,
+ * rsp = HOT_HOST_RSP, r15 = cpu. */
+        .globl bt_fault_exit
+        .type bt_fault_exit, @function
+bt_fault_exit:
+bt_exit_common:
+        fxsave64 CPU_FX(%r15)
+        fninit
+        fldcw   4(%rsp)
+        ldmxcsr (%rsp)
+        cmpl    $0, bt_world+WORLD_FS_FOREIGN(%rip)
+        je      1f
+        movl    $0, bt_world+WORLD_FS_FOREIGN(%rip)
+        call    metal_load_tls
+1:      mov     HOT_EXIT(%r15), %eax
+        add     $24, %rsp
+        pop     %r15
+        pop     %r14
+        pop     %r13
+        pop     %r12
+        pop     %rbx
+        pop     %rbp
+        sti
+        ret
+        .size bt_fault_exit, . - bt_fault_exit
+
+/* ---- Stubs: executed by ring 1 and ring 3, at a copy ---- */
+
+        .section .text.stubs, "ax", @progbits
+        .p2align 12
+        .globl bt_stubs_start
+bt_stubs_start:
+
+/* CO_LOAD_*: the selector and descriptor of the last load again? Then only ESP moves. Flags stay. */
+STUB(bt_stub_load_segment)
+        lea     (%r9,%r9,2), %r10
+        lea     HOT_SEGMENT_CACHE-SEGMENT_CACHE_BYTES*CO_LOAD_ES(%r15,%r10,8), %r10
+        mov     %rcx, %r11
+        mov     %r8, HOT_SCRATCH(%r15)
+        mov     HOT_ARG0(%r15), %ecx
+        mov     16(%r10), %r8
+        lea     (%rcx,%r8), %rcx
+        jrcxz   1f
+        jmp     2f
+1:      mov     (%r10), %r8
+        mov     (%r8), %rcx
+        mov     8(%r10), %r8
+        lea     (%rcx,%r8), %rcx
+        jrcxz   3f
+2:      mov     %r11, %rcx
+        mov     HOT_SCRATCH(%r15), %r8
+        jmp     bt_stub_callout_returning
+3:      mov     %r11, %rcx
+        mov     HOT_ARG2(%r15), %r8d
+        lea     (%r12,%r8), %r12d
+        ret
+
+/* r8d = argument, r9d = callout. The kind that does not come back is jumped to, the returning kind
+ * called. */
+        .p2align 4
+STUB(bt_stub_callout)
+        movq    $0, HOT_CALLOUT_RETURN(%r15)
+        mov     %rcx, %r10
+        syscall
+        .p2align 4
+STUB(bt_stub_callout_returning)
+        pop     HOT_CALLOUT_RETURN(%r15)
+        mov     %rcx, %r10
+        syscall
+
+/* The sentinel frame: where the oldest translated frame returns to. */
+        .p2align 4
+        nop
+STUB(bt_stub_underflow)
+        lea     bt_stub_underflow(%rip), %r9
+        push    %r9
+/* A return whose prediction failed, or whose stack was empty: r8d = guest EIP. Flags preserved. */
+STUB(bt_stub_return_miss)
+        mov     HOT_RETURN_MISSES(%r15), %r9
+        lea     1(%r9), %r9
+        mov     %r9, HOT_RETURN_MISSES(%r15)
+STUB(bt_stub_poll)
+        mov     CPU_SAFEPOINT(%r15), %r9d
+        lea     (,%r8,4), %r9d
+        movzwl  %r9w, %r9d
+        jmp     *(%r13,%r9,2)
+
+/* An indirect branch whose table entry is empty or another unit's: r8d = guest EIP. */
+        .p2align 4
+STUB(bt_stub_indirect_miss)
+        mov     $CO_INDIRECT, %r9d
+        jmp     bt_stub_callout
+        .globl bt_stubs_end
+bt_stubs_end:
+
+        .section .note.GNU-stack,"",@progbits

@@ -1,0 +1,310 @@
+/*
+ * substrate_metal.c: translated code, and applications that run untranslated, on the bare machine.
+ * What the hosted substrate learns from signals arrives here as the machine's own traps.
+ *
+ * Applications run directly in compatibility mode at ring 3, under a descriptor table that holds
+ * only copies of their own descriptors (ringcomp/shadow.c). Whatever the hardware refuses them is
+ * interpreted, which either does it or raises the guest's own exception.
+ *
+ * Compiled for general registers only: the guest's x87 and SSE state is live here.
+ */
+#include "bt/bt_internal.h"
+#include "bt/world_metal.h"
+#include "metal/metal.h"
+#include "ringcomp/shadow.h"
+
+#include <cpuid.h>
+#include <stddef.h>
+#include <stdio.h>
+
+_Static_assert(offsetof(struct world, cpu) == WORLD_CPU, "cpu");
+_Static_assert(offsetof(struct world, is_direct) == WORLD_IS_DIRECT, "is_direct");
+_Static_assert(offsetof(struct world, fs_foreign) == WORLD_FS_FOREIGN, "fs_foreign");
+_Static_assert(offsetof(struct world, measure) == WORLD_MEASURE, "measure");
+_Static_assert(offsetof(struct world, gdt_monitor) == WORLD_GDT_MONITOR, "gdt_monitor");
+_Static_assert(offsetof(struct world, gdt_direct) == WORLD_GDT_DIRECT, "gdt_direct");
+_Static_assert(WORLD_DIRECT == BT_DIRECT, "direct");
+_Static_assert(RC_SHADOW_GDT_FREE == METAL_CS0 / 8, "the monitor's own entries");
+
+struct world bt_world;
+
+struct substrate {
+    struct memory_code stubs;
+    struct rc_shadow shadow;
+    bool emulated_carrier;
+};
+static struct substrate the_substrate; /* one processor, one guest */
+
+/* ---- Traps out of translated code ---- */
+
+static void trap_from_frame(struct bt_trap *t, const struct metal_frame *f, u64 cr2) {
+    *t = (struct bt_trap){.reg = {f->rax, f->rcx, f->rdx, f->rbx, f->rsp, f->rbp, f->rsi, f->rdi,
+                                  f->r8, f->r9, f->r10, f->r11, f->r12, f->r13, f->r14, f->r15},
+                          .rip = f->rip,
+                          .rflags = f->rflags,
+                          .vector = f->vector,
+                          .error = f->error,
+                          .address = cr2};
+}
+
+/* The frame then goes on in ring 0, with interrupts off, at bt_fault_exit. */
+static void frame_to_monitor(struct metal_frame *f, struct cpu *cpu) {
+    f->r15 = (u64)cpu;
+    f->rsp = bt_hot(cpu)->host_rsp;
+    f->rbp = f->rsp + 64;
+    f->rip = (u64)bt_fault_exit;
+    f->cs = METAL_CS0;
+    f->ss = 0;
+    f->rflags = F_FIXED;
+}
+
+/* An emulating carrier reads before it writes where a processor would report a write at once: SDM
+ * volume 3, section 4.7 "Page-Fault Exceptions". The emulator finds out. */
+static bool may_be_write(const struct bt *bt, const struct metal_frame *f) {
+    return bt->substrate->emulated_carrier && f->vector == VEC_PF && !(f->error & (PF_W | PF_I));
+}
+
+static bool translated_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
+    struct bt_trap trap;
+    trap_from_frame(&trap, f, cr2);
+    if (!bt_trap(bt, &trap)) {
+        bt_trap_save_guest(bt, &trap);
+        return false;
+    }
+    if (trap.leave) {
+        if (bt_hot(bt->cpu)->exit == BT_EXIT_FAULT && may_be_write(bt, f))
+            bt_hot(bt->cpu)->exit = BT_EXIT_EMULATE;
+        frame_to_monitor(f, bt->cpu);
+    } else /* the handler changes no other register */
+        f->rsp = trap.reg[H_RSP];
+    return true;
+}
+
+/* ---- Direct execution ---- */
+
+/* Flags an application can change itself, and finds as it left them. */
+#define CPUID_SEP BIT(11)
+#define DIRECT_FLAGS (F_ARITH | F_DF | F_NT | F_AC | F_ID)
+
+bool substrate_direct_ready(struct bt *bt) {
+    struct cpu *cpu = bt->cpu;
+    struct rc_shadow *shadow = &bt->substrate->shadow;
+    if (!rc_shadow_ready(shadow, cpu))
+        return false;
+    struct bt_hot *hot = bt_hot(cpu);
+    for (int i = 0; i < 6; i++)
+        hot->selectors[i] = cpu->seg[i].selector;
+    /* The kernel starts with an empty return stack: see hot_select_ring. */
+    if (!hot->ring_user)
+        hot->return_rsp = bt->return_top[0];
+    return true;
+}
+
+static void direct_state(struct bt *bt, const struct metal_frame *f) {
+    struct cpu *cpu = bt->cpu;
+    const u64 reg[8] = {f->rax, f->rcx, f->rdx, f->rbx, f->rsp, f->rbp, f->rsi, f->rdi};
+    for (int i = 0; i < 8; i++)
+        cpu->gpr[i] = (u32)reg[i];
+    cpu->eip = (u32)f->rip;
+    cpu->eflags = (cpu->eflags & ~(u32)DIRECT_FLAGS) | ((u32)f->rflags & DIRECT_FLAGS);
+    u16 selector[6] = {[SEG_CS] = (u16)f->cs, [SEG_SS] = (u16)f->ss};
+    __asm__ volatile("movw %%es, %0" : "=r"(selector[SEG_ES]));
+    __asm__ volatile("movw %%ds, %0" : "=r"(selector[SEG_DS]));
+    __asm__ volatile("movw %%fs, %0" : "=r"(selector[SEG_FS]));
+    __asm__ volatile("movw %%gs, %0" : "=r"(selector[SEG_GS]));
+    rc_shadow_reload(&bt->substrate->shadow, cpu, selector);
+    hot_load_flags(cpu); /* leaving stores them back */
+}
+
+static bool direct_leave(struct bt *bt, struct metal_frame *f, u32 exit) {
+    bt->fault_emulate = false;
+    bt_hot(bt->cpu)->exit = exit;
+    frame_to_monitor(f, bt->cpu);
+    return true;
+}
+
+static bool direct_fault(struct bt *bt, struct metal_frame *f, u8 vector) {
+    bt->cpu->fault = (struct guest_fault){.vector = vector};
+    return direct_leave(bt, f, BT_EXIT_FAULT);
+}
+
+/* After a transfer in the middle of a trap: on in translated or untranslated code, or out. */
+static bool direct_continue(struct bt *bt, struct metal_frame *f, u64 to) {
+    if (to == BT_LEAVE) {
+        frame_to_monitor(f, bt->cpu);
+        return true;
+    }
+    bt_resume(bt->cpu, to);
+}
+
+/* Bytes of the application's code at eip, or NULL. */
+static const u8 *code_bytes(struct cpu *cpu, u32 eip, unsigned bytes) {
+    return mmu_host_pointer(cpu, cpu->seg[SEG_CS].base + eip, bytes, MMU_READ);
+}
+
+/* INT n, INT3 and INTO arrive behind the instruction; it is two bytes or one long. */
+static bool direct_int(struct bt *bt, struct metal_frame *f) {
+    struct cpu *cpu = bt->cpu;
+    u32 next = cpu->eip;
+    bool short_form = false;
+    if (f->vector < 32) {
+        const u8 *last = code_bytes(cpu, next - 1, 1);
+        short_form = last && *last == (f->vector == VEC_BP ? 0xcc : 0xce);
+    }
+    cpu->eip = next - (short_form ? 1 : 2);
+    if (short_form) /* INT3 and INTO do not look at IOPL and the like: left to the emulator */
+        return direct_leave(bt, f, BT_EXIT_EMULATE);
+    bt_hot(cpu)->arg0 = (u32)f->vector;
+    bt_hot(cpu)->arg1 = next;
+    return direct_continue(bt, f, bt_callout_table[CO_INT](cpu, cpu->eip));
+}
+
+/* SYSENTER in compatibility mode is #UD on AMD's processors, and #GP on Intel's while the machine's
+ * own SYSENTER_CS is null: SDM volume 2, "SYSENTER". */
+static bool direct_refused(struct bt *bt, struct metal_frame *f) {
+    struct cpu *cpu = bt->cpu;
+    const u8 *code = code_bytes(cpu, cpu->eip, 2);
+    if (code && code[0] == 0x0f && code[1] == 0x34 && (cpu->model->f1_edx & CPUID_SEP))
+        return direct_continue(bt, f, bt_callout_table[CO_SYSENTER](cpu, cpu->eip));
+    return direct_leave(bt, f, BT_EXIT_EMULATE);
+}
+
+static bool direct_page_fault(struct bt *bt, struct metal_frame *f, u64 cr2) {
+    enum mmu_access access = f->error & PF_I ? MMU_FETCH : f->error & PF_W ? MMU_WRITE : MMU_READ;
+    switch (mmu_window_access_fault(bt->cpu, true, GLIN(cr2), access)) {
+    case MMU_FAULT_FILLED:
+        return true;
+    case MMU_FAULT_TRUE:
+        return direct_leave(bt, f, may_be_write(bt, f) ? BT_EXIT_EMULATE : BT_EXIT_FAULT);
+    default:
+        return direct_leave(bt, f, BT_EXIT_EMULATE);
+    }
+}
+
+/* An application may set TF itself; DR6.BS tells that from INT1. */
+static bool direct_debug(struct bt *bt, struct metal_frame *f) {
+    u64 dr6;
+    __asm__ volatile("movq %%dr6, %0" : "=r"(dr6));
+    __asm__ volatile("movq %0, %%dr6" : : "r"(0xffff0ff0ull));
+    if (!(dr6 & BIT(14))) {
+        bt->cpu->eip--; /* INT1 */
+        return direct_leave(bt, f, BT_EXIT_EMULATE);
+    }
+    bt->cpu->dr[6] |= BIT(14);
+    bt->cpu->eflags |= F_TF;
+    hot_load_flags(bt->cpu);
+    return direct_fault(bt, f, VEC_DB);
+}
+
+static bool direct_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
+    bt->stats->faults++;
+    direct_state(bt, f);
+    switch (f->vector) {
+    case VEC_PF:
+        return direct_page_fault(bt, f, cr2);
+    case VEC_DE:
+        return direct_fault(bt, f, VEC_DE);
+    case VEC_DB:
+        return direct_debug(bt, f);
+    case VEC_UD:
+    case VEC_GP:
+        return direct_refused(bt, f);
+    case VEC_BP:
+    case VEC_OF:
+        return direct_int(bt, f);
+    default:
+        if (f->vector >= 32)
+            return direct_int(bt, f);
+        return direct_leave(bt, f, BT_EXIT_EMULATE);
+    }
+}
+
+static bool is_compatibility_mode(const struct metal_frame *f) {
+    return f->cs != METAL_CS1 && f->cs != METAL_CS3;
+}
+
+static bool on_guest_trap(void *opaque, struct metal_frame *f, u64 cr2) {
+    struct bt *bt = opaque;
+    if (bt_world.measure)
+        bt_measure_trap(bt->cpu, f);
+    bool direct = bt_world.is_direct && is_compatibility_mode(f);
+    bool known = direct ? direct_trap(bt, f, cr2) : translated_trap(bt, f, cr2);
+    if (bt_world.measure)
+        bt_measure_trap_end(bt->cpu, f);
+    return known;
+}
+
+void bt_interrupted(struct bt *bt, void *frame) {
+    struct metal_frame *f = frame;
+    if (bt_world.measure)
+        bt_measure_interrupt(bt->cpu, f);
+    if (!bt_world.is_direct || !is_compatibility_mode(f))
+        return; /* translated code comes to a poll */
+    direct_state(bt, f);
+    direct_leave(bt, f, BT_EXIT_KICK);
+}
+
+/* ---- Creation ---- */
+
+static struct world_gdtr current_gdtr(void) {
+    struct world_gdtr g;
+    __asm__ volatile("sgdt %0" : "=m"(g));
+    return g;
+}
+
+/* QEMU's TCG says so in CPUID's hypervisor leaf. */
+static bool carrier_is_emulator(void) {
+    u32 a, b, c, d;
+    __cpuid(1, a, b, c, d);
+    if (!(c & BIT(31)))
+        return false;
+    __cpuid(0x40000000, a, b, c, d);
+    return b == 0x54474354 && c == 0x43544743 && d == 0x47435447; /* "TCGTCGTCGTCG" */
+}
+
+bool substrate_open(struct bt *bt, char *err, size_t err_bytes) {
+    struct substrate *s = &the_substrate;
+    u64 bytes = ALIGN_UP((u64)(bt_stubs_end - bt_stubs_start), PAGE_BYTES);
+    bt->substrate = s;
+    if (!s->stubs.rw && !memory_code_create(&s->stubs, bytes)) {
+        snprintf(err, err_bytes, "no memory for the stubs");
+        return false;
+    }
+    memcpy(s->stubs.rw, bt_stubs_start, (size_t)(bt_stubs_end - bt_stubs_start));
+    bt->stub_shift = (u64)s->stubs.rx - (u64)bt_stubs_start;
+    s->emulated_carrier = carrier_is_emulator();
+    bt->ring3_delta = memory_ring3_delta();
+    rc_shadow_init(&s->shadow, metal_direct_gdt(), metal_direct_ldt());
+    bt_world.gdt_monitor = current_gdtr();
+    bt_world.gdt_direct = (struct world_gdtr){.limit = 0xffff, .base = (u64)metal_direct_gdt()};
+    metal_set_syscall_entry(bt_syscall_entry);
+    metal_set_guest_trap(on_guest_trap, bt);
+    metal_allow_int_n(true);
+    return true;
+}
+
+void substrate_close(struct bt *bt) {
+    (void)bt;
+    metal_set_guest_trap(NULL, NULL);
+    metal_set_syscall_entry(NULL);
+}
+
+/* GS has base 0 in translated code, always. */
+bool substrate_switches_gs(void) {
+    return true;
+}
+void substrate_set_gs_base(u64 base) {
+    (void)base;
+}
+
+void bt_bad_callout(u64 number) {
+    metal_fatal("translated code asked for callout %llu", (unsigned long long)number);
+}
+
+/* Backtraces follow frame pointers here; libunwind is not in the image. */
+void unwind_register(struct bt *bt) {
+    (void)bt;
+}
+void unwind_unregister(struct bt *bt) {
+    (void)bt;
+}
