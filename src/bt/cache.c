@@ -3,6 +3,7 @@
  * in it, their index by key and by physical page, links between them,
  * invalidation. When anything is full the whole cache is flushed.
  */
+#include "base/serialize.h"
 #include "bt/bt_internal.h"
 
 #include <stdio.h>
@@ -112,25 +113,6 @@ static void hash_remove(struct bt *bt, u32 index) {
 
 /* ---- links ---- */
 
-/* After code was patched through the writable alias: nothing older may run. */
-static void serialize(void) {
-    u64 scratch;
-    __asm__ volatile("movq %%ss, %0\n\t"
-                     "pushq %0\n\t"
-                     "leaq 8(%%rsp), %0\n\t"
-                     "pushq %0\n\t"
-                     "pushfq\n\t"
-                     "movq %%cs, %0\n\t"
-                     "pushq %0\n\t"
-                     "leaq 1f(%%rip), %0\n\t"
-                     "pushq %0\n\t"
-                     "iretq\n"
-                     "1:"
-                     : "=&r"(scratch)
-                     :
-                     : "memory", "cc");
-}
-
 static void patch_slot(struct bt *bt, const struct bt_slot *slot, u32 target) {
     store32(bt->cache_rw + slot->patch, target - (slot->patch + 4));
 }
@@ -143,7 +125,7 @@ void cache_link(struct bt *bt, u32 index, u32 unit) {
     slot->next_incoming = bt->unit[unit].incoming;
     bt->unit[unit].incoming = index;
     patch_slot(bt, slot, bt->unit[unit].host_direct);
-    serialize();
+    host_serialize();
     bt->stats->chains++;
 }
 
@@ -164,7 +146,7 @@ void cache_unlink_cross_page(struct bt *bt) {
     for (u32 i = 0; i < bt->slot_count; i++)
         if (!bt->slot[i].same_page)
             cache_unlink_slot(bt, i);
-    serialize();
+    host_serialize();
 }
 
 /* ---- invalidation ---- */
@@ -204,7 +186,7 @@ void cache_invalidate_unit(struct bt *bt, u32 index) {
     page_remove(bt, index, u->gpa >> PAGE_SHIFT);
     if (u->page2 != UINT64_MAX && u->page2 >> PAGE_SHIFT != u->gpa >> PAGE_SHIFT)
         page_remove(bt, index, u->page2 >> PAGE_SHIFT);
-    serialize();
+    host_serialize();
     bt->stats->units_invalidated++;
 }
 

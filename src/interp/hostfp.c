@@ -15,6 +15,7 @@
  * breakpoints.
  */
 #include "base/memory.h"
+#include "base/serialize.h"
 #include "interp/hostfp_internal.h"
 
 #include "interp/interp_internal.h"
@@ -117,28 +118,6 @@ void hostfp_destroy(struct hostfp *fp) {
         return;
     memory_code_destroy(&fp->stubs);
     free(fp);
-}
-
-/* After code was written through the other mapping the processor must be serialised: SDM volume 3,
- * section 8.1.3 "Handling Self- and Cross-Modifying Code". IRETQ does it everywhere. */
-static void serialize_execution(void) {
-    u64 scratch;
-    __asm__ volatile("lea -128(%%rsp), %%rsp\n\t"
-                     "mov %%rsp, %0\n\t"
-                     "mov %%ss, %%ecx\n\t"
-                     "push %%rcx\n\t"
-                     "push %0\n\t"
-                     "pushfq\n\t"
-                     "mov %%cs, %%ecx\n\t"
-                     "push %%rcx\n\t"
-                     "lea 1f(%%rip), %%rcx\n\t"
-                     "push %%rcx\n\t"
-                     "iretq\n"
-                     "1:\n\t"
-                     "lea 128(%%rsp), %%rsp"
-                     : "=&r"(scratch)
-                     :
-                     : "rcx", "memory", "cc");
 }
 
 /* The feature an instruction needs, by Zydis' grouping. */
@@ -253,7 +232,7 @@ static enum feature select_stub(struct hostfp *fp, const struct insn *in,
     memset(stub, 0xcc, STUB_BYTES);
     memcpy(stub, code, bytes);
     stub[bytes] = 0xc3;
-    serialize_execution();
+    host_serialize();
     memcpy(slot->code, code, sizeof code);
     slot->bytes = (u8)bytes;
     slot->feature = (u8)feature_of(in);

@@ -29,12 +29,13 @@ enum {
 };
 /* A port access takes about a microsecond; 16 bytes leave at 115200 baud in 1.4 ms. A reader of a
  * virtual port may be slower. */
-enum { PATIENCE_POLLS = 2000000, LITTLE_PATIENCE_POLLS = 2000 };
+enum { PATIENCE_POLLS = 2000000, LITTLE_PATIENCE_POLLS = 2000, QUIET_POLLS = 1000 };
 
 static bool present, stuck, input_on;
 static unsigned fifo_bytes;
-/* What was typed before the FIFO was switched on, which empties it. */
-static u8 early[16];
+/* What was typed before the FIFO was switched on, which empties it. A carrier whose input is piped
+ * delivers the next byte as soon as one is read, so all there is comes at once. */
+static u8 early[0x10000];
 static unsigned early_bytes, early_read;
 
 /* The scratch register keeps what is written, and the status register is not what an empty bus
@@ -49,15 +50,24 @@ static bool port_answers(void) {
     return true;
 }
 
+static void collect_early(void) {
+    for (unsigned quiet = 0; quiet < QUIET_POLLS && early_bytes < sizeof early; quiet++)
+        if (in8(LSR) & LSR_DATA_READY) {
+            early[early_bytes++] = in8(DATA);
+            quiet = 0;
+        }
+}
+
 void metal_console_init(void) {
     present = port_answers();
     if (!present)
         return;
     out8(IER, 0);
     out8(LCR, LCR_8N1);
-    while (early_bytes < sizeof early && in8(LSR) & LSR_DATA_READY)
-        early[early_bytes++] = in8(DATA);
-    out8(FCR, FCR_ENABLE_AND_CLEAR); /* each byte received interrupts */
+    if ((in8(IIR) & IIR_FIFOS) != IIR_FIFOS) {
+        collect_early();
+        out8(FCR, FCR_ENABLE_AND_CLEAR); /* each byte received interrupts */
+    }
     out8(LCR, LCR_8N1 | LCR_DIVISOR);
     out8(DATA, 1); /* 115200 */
     out8(IER, 0);

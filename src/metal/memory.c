@@ -41,11 +41,11 @@ static void set_pages(u64 page, u64 end, bool free) {
     }
 }
 
-/* The first block at or after `page` and ending at or before `end`, 0 without one. */
-static u64 find_pages(u64 page, u64 end, u64 pages, u64 align) {
+/* The first block at or after `page`, 0 without one. */
+static u64 find_pages(u64 page, u64 pages, u64 align) {
     for (;;) {
         page = ALIGN_UP(next_page(page, pages_total, true), align);
-        if (page + pages > end)
+        if (page + pages > pages_total)
             return 0;
         u64 used = next_page(page, page + pages, false);
         if (used == page + pages)
@@ -55,9 +55,9 @@ static u64 find_pages(u64 page, u64 end, u64 pages, u64 align) {
 }
 
 static u64 find_block(u64 pages, u64 align) {
-    u64 page = find_pages(MAX(lowest, next_fit), pages_total, pages, align);
+    u64 page = find_pages(MAX(lowest, next_fit), pages, align);
     if (!page)
-        page = find_pages(lowest, pages_total, pages, align);
+        page = find_pages(lowest, pages, align);
     if (page && pages <= NEXT_FIT_MAX_PAGES)
         next_fit = page + pages;
     return page;
@@ -68,8 +68,7 @@ u64 metal_pages_alloc(u64 pages, u64 align_pages) {
     if (!pages || pages > pages_free)
         return 0;
     lowest = next_page(lowest, pages_total, true);
-    u64 page = pages == 1 ? find_pages(lowest, pages_total, 1, align_pages)
-                          : find_block(pages, align_pages);
+    u64 page = pages == 1 ? find_pages(lowest, 1, align_pages) : find_block(pages, align_pages);
     if (!page)
         return 0;
     set_pages(page, page + pages, false);

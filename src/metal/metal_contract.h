@@ -33,8 +33,8 @@
 #define METAL_LDT 0x40   /* 16 bytes: the LDT of direct execution */
 
 /* ---- Vectors of the machine's own interrupts, DPL 0 gates ---- */
-#define METAL_VECTOR_PIC 0xe0     /* e0h-efh: the 8259 pair, IRQ 0-15 */
-#define METAL_VECTOR_TIMER 0xf0   /* local APIC timer */
+#define METAL_VECTOR_PIC 0xe0   /* e0h-efh: the 8259 pair, IRQ 0-15 */
+#define METAL_VECTOR_TIMER 0xf0 /* local APIC timer */
 #define METAL_VECTOR_SPURIOUS 0xff
 #define METAL_TRAP_STUB_BYTES 16 /* distance of the vectors' stubs in trap.S */
 

@@ -8,7 +8,7 @@
  * the way has U=0) PML4 511       the image, W^X
  *
  * Bits of entries: SDM volume 3, section 4.5 "4-Level Paging and 5-Level Paging". The PAT stays as
- * at reset, so that PCD means uncached (section 12.12.4 "Programming the PAT").
+ * at reset, so that PCD means uncached (section 11.12.4 "Programming the PAT").
  */
 #include "metal/boot_internal.h"
 #include "metal/metal_internal.h"

@@ -122,7 +122,7 @@ struct mmu_journal {
  * mmu_host_pointer for writes returns NULL. NULL ends recording. */
 void mmu_set_journal(struct mmu *mmu, struct mmu_journal *journal);
 
-/* ---- Windows (window.c); hosted substrate in window_hosted.c ---- */
+/* ---- Windows (window.c); their substrates in window_hosted.c and window_metal.c ---- */
 
 enum mmu_fault_result {
     MMU_FAULT_FILLED, /* hidden fault: retry the instruction */

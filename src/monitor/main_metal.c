@@ -37,6 +37,14 @@ static bool take_exit_port(int *argc, char **argv) {
     return true;
 }
 
+/* -sensitive-report runs instead of a guest, which no other option then has to name. */
+static bool asks_for_sensitive_report(int argc, char **argv) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "-sensitive-report") || !strcmp(argv[i], "--sensitive-report"))
+            return true;
+    return false;
+}
+
 /* The words of the command line, as a C program's main would get them. False after saying what is
  * wrong. */
 static bool split(const char *command_line, int *argc, char **argv) {
@@ -83,6 +91,8 @@ int metal_main(void) {
     if (!split(metal_boot()->command_line, &argc, argv))
         return FAILURE_STATUS;
     mon_crash_install();
+    if (asks_for_sensitive_report(argc, argv))
+        return mon_sensitive_report();
     switch (mon_parse_options(argc, argv, &options)) {
     case MON_PARSE_DONE:
         return 0;

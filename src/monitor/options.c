@@ -541,6 +541,9 @@ static const struct option_row options[] = {
      "code\n                (metal only): cr,io,cli-sti,hlt,msr,descriptor,invlpg, none or all"},
     {"ring-report", ARG, set_ring_report,
      " on|off\n                report at the end in which rings the guest ran (metal only)"},
+    {"sensitive-report", NO_ARG | NEEDS_RINGS, accept_silently,
+     "\n                show what ring 1 does to sensitive instructions, instead of running a "
+     "guest\n                (metal only)"},
     {"carrier-exit", ARG | NEEDS_RINGS, accept_silently,
      " port\n                isa-debug-exit port of the machine around us, for the exit status "
      "(metal only)"},

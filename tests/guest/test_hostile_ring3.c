@@ -41,6 +41,7 @@ CODE(sysenter_, "mov %esp,%ecx; mov $1f,%edx; sysenter; 1:" DONE);
 CODE(sysexit_, "mov %esp,%ecx; mov $1f,%edx; sysexit; 1:" DONE);
 CODE(swapgs_, ".byte 0x0f,0x01,0xf8" DONE);
 CODE(nested, "pushfl; orl $0x4000,(%esp); popfl; iret" DONE);
+CODE(stay, "1: incl (%ebx,%ecx); add $4096,%ecx; and $0x7ffff,%ecx; jmp 1b");
 CODE(last, ".balign 4096");
 CODE(gate_landing, DONE);
 
@@ -313,6 +314,22 @@ static u32 sum_of_text(void) {
     return sum;
 }
 
+static void work_in_kernel(u32 line, struct frame *f) {
+    static volatile u32 work[1024];
+    for (u32 i = 0; i < 20000; i++)
+        work[i % 1024] += i;
+}
+
+static void linger(void) {
+    irq_hook = work_in_kernel;
+    pic_init(0xfffe);
+    pit_start(50);
+    reset_run(3);
+    in.eflags |= F_IF;
+    in.ebx = SCRATCH;
+    run(3, stay);
+}
+
 void test(void) {
     tables();
     paging_prepare();
@@ -328,6 +345,8 @@ void test(void) {
     write_cr0(read_cr0() | CR0_WP);
     u32 before = sum_of_text();
     paging_on();
+    if (option("linger", 0))
+        linger();
     selectors();
     scan_all();
     interrupts();
