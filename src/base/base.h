@@ -102,8 +102,8 @@ static inline bool trace_on(enum trace_category c) {
 /* Parses a comma-separated list ("in_asm,int"; "help" lists). Returns false on an unknown name,
  * which is then left in *bad (not owned). */
 bool trace_parse(const char *list, const char **bad);
-/* Opens the trace file (-D); NULL means stderr. False with errno set on failure, and on metal, where
- * there are no files. */
+/* Opens the trace file (-D); NULL means stderr. False with errno set on failure, and on metal,
+ * where there are no files. */
 bool trace_open(const char *path);
 /* Writes one formatted piece to the trace stream. May be called with guest x87 and SSE state in the
  * registers, which stays; takes no floating-point arguments. */

@@ -545,6 +545,9 @@ void hot_load_segments(struct cpu *cpu);
 void hot_forget_segments(struct cpu *cpu);
 void hot_select_ring(struct cpu *cpu); /* window, view table and return stack of cpu->cpl */
 void hot_set_window(struct cpu *cpu, u64 base);
+/* Brings one view's jump table, and on metal the page tables, up to date. False when the host has no
+ * memory for it. */
+bool bt_sync_view(struct bt *bt, bool user);
 void bt_reset_return_stack(struct bt *bt, bool user);
 /* Puts the sentinel frame back at its top. */
 void bt_clear_return_stack(struct bt *bt, bool user);

@@ -214,12 +214,11 @@ static u64 dispatch(struct cpu *cpu) {
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
     if (hot->interrupt_pending && (cpu->eflags & F_IF))
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
-    if (cpu->cpl == 3 && bt->config.direct) {
-        if (mmu_user_window_pending(cpu))
-            return leave(cpu, cpu->eip, BT_EXIT_AGAIN);
-        if (substrate_direct_ready(bt))
-            return BT_DIRECT;
-    }
+    if (cpu->cpl == 3 && mmu_windows_shared(cpu) && mmu_user_window_pending(cpu))
+        bt_sync_view(bt, true); /* a light matter there; should it fail, it is pending still */
+    if (cpu->cpl == 3 && bt->config.direct && !mmu_user_window_pending(cpu) &&
+        substrate_direct_ready(bt))
+        return BT_DIRECT;
     if (code_writes_pending(cpu) || !transfer_translatable(cpu) ||
         (cpu->cpl == 3 && (bt->prefill_pending || mmu_user_window_pending(cpu))))
         return leave(cpu, cpu->eip, BT_EXIT_AGAIN);

@@ -205,8 +205,7 @@ void bt_reset_return_stack(struct bt *bt, bool user) {
         hot->return_rsp = bt->return_top[user];
 }
 
-/* Brings one view's jump table up to date. False when the host has no memory for it. */
-static bool sync_view(struct bt *bt, bool user) {
+bool bt_sync_view(struct bt *bt, bool user) {
     struct bt_hot *hot = bt_hot(bt->cpu);
     struct mmu_view view = mmu_current_view(bt->cpu, user);
     RF_ASSERT(view.id < MMU_MAX_VIEWS);
@@ -379,7 +378,7 @@ enum entry { ENTRY_NONE, ENTRY_UNIT, ENTRY_DIRECT };
 
 static bool views_ready(struct bt *bt) {
     /* The user window is looked at only when ring 3 is entered: see dispatch in callout.c. */
-    return sync_view(bt, false) && (bt->cpu->cpl != 3 || sync_view(bt, true));
+    return bt_sync_view(bt, false) && (bt->cpu->cpl != 3 || bt_sync_view(bt, true));
 }
 
 static enum entry before_entry(struct bt *bt, enum bt_exit *exit) {

@@ -32,6 +32,7 @@ struct substrate {
     struct memory_code stubs;
     struct rc_shadow shadow;
     bool emulated_carrier;
+    bool tsd; /* the machine's CR4.TSD */
 };
 static struct substrate the_substrate; /* one processor, one guest */
 
@@ -86,11 +87,27 @@ static bool translated_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
 #define CPUID_SEP BIT(11)
 #define DIRECT_FLAGS (F_ARITH | F_DF | F_NT | F_AC | F_ID)
 
+/* An application that runs untranslated may read the TSC only while the guest's is the machine's. In
+ * translated code RDTSC then traps, too. */
+static void select_tsd(struct bt *bt) {
+    const struct cpu *cpu = bt->cpu;
+    bool want =
+        (cpu->cr4 & CR4_TSD) || !bt->tsc_inline || bt_hot(cpu)->tsc_base != cpu->tsc_offset;
+    if (likely(want == bt->substrate->tsd))
+        return;
+    u64 cr4;
+    __asm__ volatile("movq %%cr4, %0" : "=r"(cr4));
+    cr4 = want ? cr4 | CR4_TSD : cr4 & ~(u64)CR4_TSD;
+    __asm__ volatile("movq %0, %%cr4" : : "r"(cr4) : "memory");
+    bt->substrate->tsd = want;
+}
+
 bool substrate_direct_ready(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     struct rc_shadow *shadow = &bt->substrate->shadow;
     if (!rc_shadow_ready(shadow, cpu))
         return false;
+    select_tsd(bt);
     struct bt_hot *hot = bt_hot(cpu);
     for (int i = 0; i < 6; i++)
         hot->selectors[i] = cpu->seg[i].selector;

@@ -175,7 +175,7 @@ static void set_control_registers(void) {
     if (ecx & BIT(2))
         cr4 |= CR4_UMIP;
     __asm__ volatile("mov %0, %%cr4" : : "r"(cr4) : "memory");
-    u64 cr0 = 0x80010033; /* PG WP NE ET MP PE */
+    u64 cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
     __asm__ volatile("mov %0, %%cr0" : : "r"(cr0) : "memory");
 }
 

@@ -23,7 +23,8 @@ void mon_clock_init(struct mon_clock *c, const struct mon_options *opt,
     c->from_tsc = !c->icount && host->tsc_invariant && host->tsc_hz;
     c->tsc_hz = c->from_tsc ? host->tsc_hz : SYNTHETIC_TSC_HZ;
     c->ns_per_tick_32 = (u64)(((unsigned __int128)NS_PER_S << 32) / c->tsc_hz);
-    c->start = raw_now(c);
+    /* Applications that run untranslated read the machine's TSC itself. */
+    c->start = mon_outside.rings && c->from_tsc ? 0 : raw_now(c);
 }
 
 /* Ticks of the raw clock since virtual time 0. */

@@ -1,6 +1,6 @@
 /*
- * gdbpacket_hosted.c: the framing of gdb's remote protocol, apart from any socket: bytes in, packets
- * out.
+ * gdbpacket_hosted.c: the framing of gdb's remote protocol, apart from any socket: bytes in,
+ * packets out.
  *
  * Source: Debugging with GDB, appendix E "GDB Remote Serial Protocol", section E.1 "Overview".
  */

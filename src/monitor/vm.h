@@ -242,8 +242,8 @@ bool mon_lockstep_open(struct vm *vm, struct mon_error *err);
 void mon_lockstep_close(struct vm *vm);
 enum mon_exit mon_lockstep_run(struct vm *vm);
 
-/* sensitive_metal.c: -sensitive-report. The exit status: 0 if the sensitive instructions that do not
- * trap went wrong silently at ring 1, and translation put all of them right. */
+/* sensitive_metal.c: -sensitive-report. The exit status: 0 if the sensitive instructions that do
+ * not trap went wrong silently at ring 1, and translation put all of them right. */
 int mon_sensitive_report(void);
 
 /* stats.c */

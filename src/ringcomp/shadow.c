@@ -310,12 +310,14 @@ void rc_shadow_reload(struct rc_shadow *s, struct cpu *cpu, const u16 selectors[
 #define REFUSED_FLAGS ((u32)(F_TF | F_IOPL | F_VM | F_VIF | F_VIP))
 #define DR7_ENABLES 0xffu
 
+/* The machine's own CR0.AM is always set, so that an application which sets AC meets its #AC: with the
+ * guest's AM clear it may not run with AC set. */
 bool rc_direct_state(const struct cpu *cpu) {
     const struct segment *cs = &cpu->seg[SEG_CS], *ss = &cpu->seg[SEG_SS];
     return cpu->cpl == 3 && (cpu->cr0 & (CR0_PE | CR0_PG)) == (CR0_PE | CR0_PG) &&
            !(cpu->cr0 & (CR0_TS | CR0_EM)) && (cpu->cr4 & CR4_OSFXSR) &&
            (cpu->eflags & (REFUSED_FLAGS | F_IF)) == F_IF &&
-           !((cpu->eflags & F_AC) && (cpu->cr0 & CR0_AM)) && !(cpu->dr[7] & DR7_ENABLES) &&
+           ((cpu->cr0 & CR0_AM) || !(cpu->eflags & F_AC)) && !(cpu->dr[7] & DR7_ENABLES) &&
            !cpu->shadow && (ss->attr & ATTR_DB) && cpu->eip <= cs->limit;
 }
 

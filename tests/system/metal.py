@@ -168,7 +168,7 @@ def isolation_of(options, wanted):
     few times, everything that it could reach from there is looked through."""
     kernel = f"{KERNELS}/hostile_ring3.elf"
     names = symbols(kernel)
-    user = [(names["first"], names["last"]), (names["scratch"], names["scratch"] + (1 << 20)),
+    user = [(names["first"], names["last"] + 0xfff & ~0xfff), (names["scratch"], names["scratch"] + (1 << 20)),
             (names["user_stack"], names["user_stack"] + 16384), (0, 4096), (FOUR_GIB - 4096, FOUR_GIB)]
     carrier = start("-hot", "0", "-verify", *options, "-kernel", kernel, "-append",
                     "linger=1", "-m", "64", *DEBUG_EXIT, "-no-reboot", machine=Carrier)
