@@ -143,7 +143,8 @@ static bool unit_fault(const struct fault_place *at, struct bt_trap *t) {
         at->cpu->fault = (struct guest_fault){.vector = VEC_DE};
         leave_unit(at, t, BT_EXIT_FAULT);
         return true;
-    case VEC_GP: /* left to trap; misaligned SSE operand, bad MXCSR, non-canonical end of a window */
+    case VEC_GP: /* left to trap; misaligned SSE operand, bad MXCSR, non-canonical end of a window
+                  */
         bt_count_trap(at->bt, t->rip);
         __attribute__((fallthrough));
     case VEC_UD:

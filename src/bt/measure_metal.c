@@ -37,6 +37,7 @@ enum meter_state {
     X(PF_TRUE, "#PF that is the guest's own")                                                      \
     X(PF_EMULATE, "#PF whose instruction is emulated")                                             \
     X(PF_KICK, "#PF of an interrupt poll")                                                         \
+    X(SYSENTER, "SYSENTER, as #GP or #UD")                                                         \
     X(INT_N, "INT n, INT3, INTO")                                                                  \
     X(UD, "#UD")                                                                                   \
     X(EXCEPTION, "other exceptions")                                                               \
@@ -202,14 +203,22 @@ static unsigned gp_reason(const struct bt *bt, u64 rip) {
 }
 
 static enum meter_state state_of(const struct metal_frame *f) {
-    return f->cs == METAL_CS1   ? METER_KERNEL
-           : f->cs == METAL_CS3 ? METER_APPLICATION
-                                : METER_DIRECT;
+    if (bt_world.is_direct && f->rip < BIT64(32)) /* its selectors are the guest's choice */
+        return METER_DIRECT;
+    return f->cs == METAL_CS1 ? METER_KERNEL : METER_APPLICATION;
+}
+
+static bool is_sysenter(struct cpu *cpu, const struct metal_frame *f) {
+    const u8 *p = mmu_host_pointer(cpu, cpu->seg[SEG_CS].base + (u32)f->rip, 2, MMU_READ);
+    return p && p[0] == 0x0f && p[1] == 0x34;
 }
 
 void bt_measure_trap(struct cpu *cpu, const struct metal_frame *f) {
     unsigned reason = METER_EXCEPTION;
-    if (f->vector == VEC_PF)
+    bool refused = f->vector == VEC_GP || f->vector == VEC_UD;
+    if (refused && state_of(f) == METER_DIRECT && is_sysenter(cpu, f))
+        reason = METER_SYSENTER;
+    else if (f->vector == VEC_PF)
         reason = METER_PF_HIDDEN;
     else if (f->vector == VEC_GP)
         reason = gp_reason(bt_hot(cpu)->bt, f->rip);
@@ -299,8 +308,13 @@ static void report_rings(const struct report *r, const struct bt_meter *m, const
                  (ull)m->cycles[i], (ull)permille / 10, (ull)permille % 10, (ull)m->entries[i],
                  per(m->cycles[i], m->entries[i]), (ull)m->interrupts[i]);
     }
+    u64 idle = 0;
+    for (unsigned i = 0; i < METER_STATES_COUNT; i++)
+        idle += m->row[i][METER_EMULATE_CLASS + BT_TRAP_INDEX_hlt].cycles[1] +
+                m->row[i][METER_GP_CLASS + BT_TRAP_INDEX_hlt].cycles[1];
     line(r, "      %-28s %16llu", "  in light exits", (ull)m->exit_cycles[0]);
-    line(r, "      %-28s %16llu", "  in full exits", (ull)m->exit_cycles[1]);
+    line(r, "      %-28s %16llu", "  in full exits", (ull)(m->exit_cycles[1] - idle));
+    line(r, "      %-28s %16llu", "  idle in HLT", (ull)idle);
 }
 
 static void report_exits(const struct report *r, const struct bt_meter *m, unsigned state,

@@ -85,14 +85,14 @@ static bool translated_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
 
 /* Flags an application can change itself, and finds as it left them. */
 #define CPUID_SEP BIT(11)
+#define WINDOW_END BIT64(32)
 #define DIRECT_FLAGS (F_ARITH | F_DF | F_NT | F_AC | F_ID)
 
-/* An application that runs untranslated may read the TSC only while the guest's is the machine's. In
- * translated code RDTSC then traps, too. */
+/* An application that runs untranslated may read the TSC only while the guest's is the machine's.
+ * In translated code RDTSC then traps, too. */
 static void select_tsd(struct bt *bt) {
     const struct cpu *cpu = bt->cpu;
-    bool want =
-        (cpu->cr4 & CR4_TSD) || !bt->tsc_inline || bt_hot(cpu)->tsc_base != cpu->tsc_offset;
+    bool want = (cpu->cr4 & CR4_TSD) || !bt->tsc_inline || bt_hot(cpu)->tsc_base != cpu->tsc_offset;
     if (likely(want == bt->substrate->tsd))
         return;
     u64 cr4;
@@ -236,15 +236,17 @@ static bool direct_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
     }
 }
 
-static bool is_compatibility_mode(const struct metal_frame *f) {
-    return f->cs != METAL_CS1 && f->cs != METAL_CS3;
+/* Selectors do not tell: the application's are the guest's choice. Translated code lies far above.
+ */
+static bool is_direct(const struct metal_frame *f) {
+    return bt_world.is_direct && f->rip < WINDOW_END;
 }
 
 static bool on_guest_trap(void *opaque, struct metal_frame *f, u64 cr2) {
     struct bt *bt = opaque;
     if (bt_world.measure)
         bt_measure_trap(bt->cpu, f);
-    bool direct = bt_world.is_direct && is_compatibility_mode(f);
+    bool direct = is_direct(f);
     bool known = direct ? direct_trap(bt, f, cr2) : translated_trap(bt, f, cr2);
     if (bt_world.measure)
         bt_measure_trap_end(bt->cpu, f);
@@ -255,7 +257,7 @@ void bt_interrupted(struct bt *bt, void *frame) {
     struct metal_frame *f = frame;
     if (bt_world.measure)
         bt_measure_interrupt(bt->cpu, f);
-    if (!bt_world.is_direct || !is_compatibility_mode(f))
+    if (!is_direct(f))
         return; /* translated code comes to a poll */
     direct_state(bt, f);
     direct_leave(bt, f, BT_EXIT_KICK);

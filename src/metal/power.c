@@ -14,7 +14,7 @@ enum {
     SLEEP_EN = 1 << 5,
 };
 /* About 1 us each. A carrier may take its time between being told and ending. */
-enum { ENABLE_POLLS = 3000000, OFF_POLLS = 2000000, FALLBACK_POLLS = 200000 };
+enum { ENABLE_POLLS = 3000000, OFF_POLLS = 2000000, FALLBACK_POLLS = 200000, PATIENCE_SECONDS = 5 };
 
 static u16 exit_port;
 
@@ -28,6 +28,14 @@ void metal_set_exit_port(u16 port) {
 
 static void pause_polls(u32 polls) {
     while (polls--)
+        in8(0x80);
+}
+
+/* A carrier on a busy host takes its time to go. */
+static void pause_seconds(u64 seconds) {
+    u64 begin = metal_tsc(), cycles = metal_tsc_hz() * seconds;
+    pause_polls(FALLBACK_POLLS);
+    while (metal_tsc() - begin < cycles)
         in8(0x80);
 }
 
@@ -79,7 +87,7 @@ void metal_power_off(int status) {
     out16(0x604, 0x2000);  /* QEMU's machines, should their tables be missing */
     out16(0xb004, 0x2000); /* Bochs, and QEMU before 2.0 */
     out16(0x4004, 0x3400); /* VirtualBox */
-    pause_polls(FALLBACK_POLLS);
+    pause_seconds(PATIENCE_SECONDS);
     if (exit_port)
         out8(exit_port, (u8)(status >> 1));
     for (;;)

@@ -61,6 +61,21 @@ static void print_units(struct vm *vm, void (*print)(void *, const char *), void
         print(opaque, "no translated units");
 }
 
+/* Which guest code a host address belongs to: for those who look at the machine from outside. */
+static void print_unit_at(struct vm *vm, const char *args, void (*print)(void *, const char *),
+                          void *opaque) {
+    u64 pc = strtoull(args, NULL, 16);
+    struct bt_unit_info unit;
+    u32 eip;
+    char text[120];
+    if (vm->bt && bt_unit_at(vm->bt, pc, &unit) && bt_pc_to_eip(vm->bt, pc, &eip))
+        snprintf(text, sizeof text, "%llx: eip %08x in unit %08x cpl %u", (unsigned long long)pc,
+                 eip, unit.eip, unit.cpl);
+    else
+        snprintf(text, sizeof text, "%llx: not in a unit", (unsigned long long)pc);
+    print(opaque, text);
+}
+
 void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, const char *),
                          void *opaque) {
     while (*line == ' ')
@@ -78,6 +93,8 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
         mon_rings_print(vm, print, opaque);
     } else if (!strcmp(line, "info units")) {
         print_units(vm, print, opaque);
+    } else if (!strncmp(line, "info unit ", 10)) {
+        print_unit_at(vm, line + 10, print, opaque);
     } else if (!strcmp(line, "info status")) {
         print(opaque, vm->paused ? "VM status: paused" : "VM status: running");
     } else if (!strcmp(line, "stop")) {
@@ -95,9 +112,9 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
     } else {
         if (strcmp(line, "help") && strcmp(line, "?"))
             print(opaque, "unknown command");
-        print(opaque,
-              "info registers|stats|rings|units|status, stop, cont, system_reset, x ADDRESS "
-              "[WORDS], quit");
+        print(opaque, "info registers|stats|unit HOST-ADDRESS|rings|units|status, stop, cont, "
+                      "system_reset, x ADDRESS "
+                      "[WORDS], quit");
     }
 }
 

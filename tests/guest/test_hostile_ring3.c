@@ -103,6 +103,12 @@ static u32 load_result(const u8 *into, const struct seen *s) {
 
 /* ---- Attempts ---- */
 
+/* As programs run: with interrupts on (all lines are masked), x87 and SSE allowed. */
+static void program(void) {
+    reset_run(3);
+    in.eflags |= F_IF;
+}
+
 /* For far transfers: {offset, selector}, where ring 3 finds it. */
 #define FAR_POINTER ((u32 *)(SCRATCH + 0x800))
 
@@ -118,7 +124,7 @@ static void try_transfer(const u8 *how, u32 selector) {
         error = KERNEL_CODE;
     FAR_POINTER[0] = (u32)landing - segment_base(s.segment ? s.descriptor : 0);
     FAR_POINTER[1] = selector;
-    reset_run(3);
+    program();
     in.eax = 1;
     in.ebx = (u32)FAR_POINTER;
     FAULTS(3, how, expected, error);
@@ -131,7 +137,7 @@ static void try_transfer(const u8 *how, u32 selector) {
 static void try_load(const u8 *into, u32 selector) {
     struct seen s = look(selector);
     u32 expected = load_result(into, &s);
-    reset_run(3);
+    program();
     in.ecx = selector;
     FAULTS(3, into, expected, expected == V_DONE ? 0 : selector & 0xfffc);
     if (expected != V_DONE)
@@ -167,7 +173,7 @@ static void selectors(void) {
 static void scan_all(void) {
     u8 *seen = scratch + 0x40000;
     memset(seen, 2, 0x40000);
-    reset_run(3);
+    program();
     in.ebx = (u32)seen;
     RUNS(3, scan);
     for (u32 selector = 0; selector < 0x10000; selector++) {
@@ -192,12 +198,14 @@ static void interrupts(void) {
     for (u32 n = 0; n < 256; n++) {
         bool open = n == V_BP || n == V_OF || n == V_DONE;
         code[1] = (u8)n;
+        program();
         FAULTS(3, code, open ? n : V_GP, open ? 0 : n * 8 + 2);
         EQ(trap.eip, open ? code + 2 : code);
         if (n >= VECTOR_IRQ && n < VECTOR_IRQ_END)
             continue;
         idt_set(n, gate((u32)trap_stubs + 16 * n, KERNEL_CODE, 0xee));
         bool error_code = n == 8 || (n >= 10 && n <= 14) || n == 17 || n == 21;
+        program();
         u32 vector = run(3, code);
         if (!error_code) { /* INT n pushes no error code: those stubs take EIP for one */
             EQ(vector, n);
@@ -208,14 +216,19 @@ static void interrupts(void) {
 }
 
 static void fast_calls(void) {
-    FAULTS(3, syscall_, V_UD, 0);
-    FAULTS(3, sysret_, V_UD, 0);
-    FAULTS(3, swapgs_, V_UD, 0);
+    static const struct {
+        const u8 *code;
+        u32 vector;
+    } ways[] = {
+        {syscall_, V_UD},  {sysret_, V_UD},  {swapgs_, V_UD},
+        {sysenter_, V_GP}, {sysexit_, V_GP}, {nested, V_TS}, /* no task to go back to */
+    };
     wrmsr(0x174, 0);
-    FAULTS(3, sysenter_, V_GP, 0);
-    FAULTS(3, sysexit_, V_GP, 0);
     tss.link = 0;
-    FAULTS(3, nested, V_TS, 0); /* back to the task before, which there is not */
+    for (u32 i = 0; i < sizeof ways / sizeof *ways; i++) {
+        program();
+        FAULTS(3, ways[i].code, ways[i].vector, 0);
+    }
     FAULTS(0, nested, V_TS, 0);
 }
 
@@ -226,11 +239,11 @@ static void try_address(u32 address) {
     u32 error = 4 | (entry & PT_P);
     if ((entry & (PT_P | PT_U)) == (PT_P | PT_U))
         return;
-    reset_run(3);
+    program();
     in.ecx = address;
     FAULTS(3, load, V_PF, error);
     EQ(trap_cr2, address);
-    reset_run(3);
+    program();
     in.ecx = address;
     FAULTS(3, store, V_PF, error | 2);
     EQ(trap_cr2, address);
@@ -263,7 +276,7 @@ static void wrap(void) {
                 memcpy(&expected, low + bytes - 4, 4);
             else if (bytes)
                 expected = 0x44332211u >> 8 * bytes | 0x88776655u << (32 - 8 * bytes);
-            reset_run(3);
+            program();
             in.fs = selector;
             in.ecx = offset;
             EQ(run(3, fs_load), above && !user ? V_PF : V_DONE);
@@ -271,7 +284,7 @@ static void wrap(void) {
                 EQ(trap.eax, expected);
             else
                 EQ(trap_cr2, bytes < 4 ? 0 : bytes - 4);
-            reset_run(3);
+            program();
             in.fs = selector;
             in.ecx = offset;
             in.edx = expected;
@@ -329,8 +342,7 @@ static void linger(void) {
     irq_hook = work_in_kernel;
     pic_init(0xfffe);
     pit_start(50);
-    reset_run(3);
-    in.eflags |= F_IF;
+    program();
     in.ebx = SCRATCH;
     run(3, stay);
 }
@@ -347,6 +359,8 @@ void test(void) {
         else if (!own)
             *pte(address) &= ~(u32)PT_U;
     }
+    u32 cr4 = read_cr4();
+    write_cr4(cr4 | CR4_OSFXSR | CR4_OSXMMEXCPT);
     write_cr0(read_cr0() | CR0_WP);
     u32 before = sum_of_text();
     paging_on();
@@ -362,6 +376,7 @@ void test(void) {
     selectors();
     scan_all();
     paging_off();
+    write_cr4(cr4);
     EQ(sum_of_text(), before);
     __asm__ volatile("lldt %w0" ::"r"(0));
     for (u32 i = FREE_GDT; i < GDT_ENTRIES; i++)

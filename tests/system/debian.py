@@ -232,7 +232,7 @@ def bad_init():
 
 def metal():
     """A session at the shell with the probe in it, applications in ring 3 untranslated."""
-    check_probe(shell_session("686", "-verify", more="/bin/probe\n", seconds=400))
+    check_probe(shell_session("686", "-verify", "-direct", "on", more="/bin/probe\n", seconds=400))
 
 
 def metal_translated():
