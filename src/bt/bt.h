@@ -191,6 +191,8 @@ const struct bt_counters *bt_counters(const struct bt *bt);
 /* Starts anew or stops counting TSC cycles, entries and exits by executing ring: on metal only, at
  * some 100 cycles per transition. Not from within a run. */
 void bt_ring_measure(struct bt *bt, bool on);
+/* The monitor slept for so many TSC cycles: no exit's cost. */
+void bt_ring_idle(struct bt *bt, u64 cycles);
 /* The table; one line where there is nothing to tell. */
 void bt_ring_report(struct bt *bt, void (*print)(void *, const char *line), void *opaque);
 

@@ -148,7 +148,7 @@ struct bt_slot {
     u32 target_eip;
     u32 target;        /* linked unit, or BT_NONE */
     u32 next_incoming; /* list of the target unit */
-    bool same_page;
+    bool same_page;    /* the link holds in every view: neither it nor its target leaves the page */
 };
 
 /* The PC table: host offset within the unit -> guest offset, one entry per guest instruction, plus
@@ -545,8 +545,8 @@ void hot_load_segments(struct cpu *cpu);
 void hot_forget_segments(struct cpu *cpu);
 void hot_select_ring(struct cpu *cpu); /* window, view table and return stack of cpu->cpl */
 void hot_set_window(struct cpu *cpu, u64 base);
-/* Brings one view's jump table, and on metal the page tables, up to date. False when the host has no
- * memory for it. */
+/* Brings one view's jump table, and on metal the page tables, up to date. False when the host has
+ * no memory for it. */
 bool bt_sync_view(struct bt *bt, bool user);
 void bt_reset_return_stack(struct bt *bt, bool user);
 /* Puts the sentinel frame back at its top. */

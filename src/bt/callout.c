@@ -291,11 +291,12 @@ static u64 co_link(struct cpu *cpu, u32 index) {
     u64 to = resolve(cpu, eip, &unit);
     if (to == BT_LEAVE)
         return to;
-    /* A unit that spans pages is entered only after both mappings were looked at: links into it
-     * from its first page would outlive a change of the second's. */
-    bool crossing =
-        bt->unit[unit].page2 != UINT64_MAX && (cpu->cpl == 3 || bt->slot[index].same_page);
-    if (bt->config.chain && !crossing)
+    /* A unit that spans pages depends on both mappings: links into it go the way of those that
+     * leave their page. At CPL 3 those do not exist. */
+    bool spans = bt->unit[unit].page2 != UINT64_MAX;
+    if (spans)
+        bt->slot[index].same_page = false;
+    if (bt->config.chain && !(spans && cpu->cpl == 3))
         cache_link(bt, index, unit);
     else
         bt->stats->dispatches++;

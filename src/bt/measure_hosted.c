@@ -11,3 +11,7 @@ void bt_ring_report(struct bt *bt, void (*print)(void *, const char *line), void
 void bt_ring_measure(struct bt *bt, bool on) {
     (void)bt, (void)on;
 }
+
+void bt_ring_idle(struct bt *bt, u64 cycles) {
+    (void)bt, (void)cycles;
+}

@@ -65,7 +65,10 @@ bool mon_sleep(struct vm *vm, u64 wait_ns) {
     u64 begin = mon_host_ns();
     mon_timer_set(vm, wait_ns);
     vm->events.armed_ns = DEV_NEVER; /* it may stand elsewhere than the devices want it */
+    u64 asleep = __builtin_ia32_rdtsc();
     metal_wait(&vm->stop);
+    if (vm->bt)
+        bt_ring_idle(vm->bt, __builtin_ia32_rdtsc() - asleep);
     return mon_host_ns() - begin < wait_ns;
 }
 
