@@ -105,8 +105,8 @@ resume_direct:
         jne     1f
         lgdt    bt_world+WORLD_GDT_DIRECT(%rip)
         movl    $1, bt_world+WORLD_IS_DIRECT(%rip)
-        movl    $1, bt_world+WORLD_FS_FOREIGN(%rip)
-1:      movzwl  HOT_SELECTORS+4(%r15), %eax
+1:      movl    $1, bt_world+WORLD_FS_FOREIGN(%rip)
+        movzwl  HOT_SELECTORS+4(%r15), %eax
         push    %rax
         push    CPU_GPR+8*4(%r15)
         mov     CPU_EFLAGS(%r15), %eax

@@ -60,7 +60,7 @@ enum {
     OUT2 = 0x20
 };
 enum { PIT_LOW_HIGH_MODE0 = 0x30, PIT_READ_BACK_STATUS = 0xe0, PIT_STATUS_OUT = 0x80 };
-enum { PIT_HZ = 1193182, MAX_POLLS = 1000000, PRECISION = 5000, MAX_CALIBRATIONS = 40 };
+enum { PIT_HZ = 1193182, MAX_POLLS = 8000000, PRECISION = 5000, MAX_CALIBRATIONS = 40 };
 
 static bool output_is_high(unsigned counter) {
     if (counter == 2)
