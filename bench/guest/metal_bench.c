@@ -26,8 +26,8 @@ enum { USER_PAGE = PT_P | PT_W | PT_U | PT_A | PT_D, KERNEL_PAGE = PT_P | PT_W |
     "rdtsc; mov %eax,%esi\n.balign 16\n1:" body "\ndec %edi; jnz 1b; rdtsc; sub %esi,%eax;"
 #define RING0(name, body) CODE(name, TIMED(body) "ret")
 #define RING3(name, body)                                                                          \
-    __asm__(".pushsection .text.user,\"ax\"\n.globl " #name "\n" #name ":\n" TIMED(body)           \
-            "int $0x81\n.popsection");                                                             \
+    __asm__(".pushsection .text.user,\"ax\"\n.globl " #name "\n" #name                             \
+            ":\n" TIMED(body) "int $0x81\n.popsection");                                           \
     extern const u8 name[]
 #define TEN(text) "\n.rept 10\n" text "\n.endr\n"
 
@@ -300,7 +300,11 @@ void test(void) {
         {"rdtsc", in_ring0, 100, 10, kernel_rdtsc, {0}},
         {"mov_cr0", in_ring0, 100, 10, kernel_mov_cr0, {0}},
         {"call_ret", in_ring0, 100, 10, kernel_call, {0}},
-        {"call_indirect", in_ring0, 100, 10, kernel_call_indirect,
+        {"call_indirect",
+         in_ring0,
+         100,
+         10,
+         kernel_call_indirect,
          {(u32)call_target, (u32)call_target2, 0}},
     };
     u32 mask = option("rows", 0xffffffff), batches = option("batches", 5);

@@ -25,6 +25,8 @@ static void on_irq(u32 line, struct frame *f) {
 
 static u32 once(u32 start_seed) {
     seed = start_seed * 2654435761u + 12345;
+    memset(scratch, 0, sizeof scratch); /* what the last run stored must not decide this one */
+    memset(user_stack, 0, sizeof user_stack);
     for (u32 i = 0; i < 64; i++)
         ((u32 *)scratch)[i] = next_random();
     __asm__ volatile("fninit");

@@ -2,6 +2,7 @@
  * Running off the end of RAM with paging off: beyond it there is nothing, reads give all ones (FF
  * FF is undefined).
  * Expected: #UD behind the last instruction in RAM; loads of ones, stores without effect.
+ * UNPAGED: it looks at all of RAM, of which the library maps 32 MiB
  */
 #include "guest.h"
 

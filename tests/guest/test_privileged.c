@@ -65,7 +65,7 @@ void test(void) {
             continue; /* ring 0 would wait */
         RUNS(0, cases[i].code);
     }
-    EQ(gdt_limit, sizeof gdt - 1);
+    EQ(gdt_limit, GDT_BYTES - 1);
     RUNS(3, rdtsc_it);
     EQ(trap.ecx & 1 ? 1 : 0, 0); /* time does not run backwards */
     write_cr4(read_cr4() | CR4_TSD);

@@ -2,7 +2,7 @@
  * SGDT reads back what LGDT loaded, at ring 0 and at ring 3 (it does not trap without UMIP): the
  * guest's own table, never the host's. SDM volume 2B, "SGDT-Store Global Descriptor Table
  * Register".
- * Expected: limit = sizeof gdt - 1, base = gdt, six bytes written and no more.
+ * Expected: limit = GDT_BYTES - 1, base = gdt, six bytes written and no more.
  */
 #include "guest.h"
 
@@ -23,7 +23,7 @@ void test(void) {
             in.ecx = (u32)&stored - 20;
             in.edx = 10;
             RUNS(ring, form ? store_by_register : store);
-            EQ(stored.limit, sizeof gdt - 1);
+            EQ(stored.limit, GDT_BYTES - 1);
             EQ(stored.base, (u32)gdt);
             EQ(stored.beyond, 0x5a5a);
         }

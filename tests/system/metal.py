@@ -58,8 +58,8 @@ def place_of(registers):
 
 def judge(registers):
     """The place; privilege level and mode must be the place's."""
-    if not registers.long_mode:
-        return "boot loader"
+    if not registers.long_mode or registers.gdt < FOUR_GIB:
+        return "boot loader"  # the loader's own table; the image loads one of its own at once
     place = place_of(registers)
     check(place in PLACES and PLACES[place] == (registers.cpl, registers.long_code),
           f"CPL {registers.cpl}, {'64' if registers.long_code else '32'}-bit code,"

@@ -25,7 +25,11 @@ typedef uint32_t u32;
 typedef uint64_t u64;
 
 enum { KERNEL_CODE = 0x08, KERNEL_DATA = 0x10, USER_CODE = 0x1b, USER_DATA = 0x23, TSS_SEL = 0x28 };
-enum { FREE_GDT = 8, GDT_ENTRIES = 64 }; /* tests may fill GDT entries FREE_GDT and up */
+enum {
+    FREE_GDT = 8,
+    GDT_ENTRIES = 64,
+    GDT_BYTES = GDT_ENTRIES * 8
+}; /* tests may fill GDT entries FREE_GDT and up */
 
 enum {
     V_DE,
@@ -212,7 +216,7 @@ struct tss {
     u8 bitmap[8192 + 1];
 };
 extern struct tss tss;
-extern u64 gdt[GDT_ENTRIES], idt[256];
+extern u64 gdt[512], idt[256]; /* the GDT's limit is that of GDT_ENTRIES */
 
 /* Descriptor: access is the byte at bits 40-47, flags the nibble at bits 52-55 (8 G, 4 D/B). */
 u64 descriptor(u32 base, u32 limit, u8 access, u8 flags);

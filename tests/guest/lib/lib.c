@@ -255,6 +255,10 @@ _Noreturn void guest_main(void) {
     void machine_init(void);
     machine_init();
     u32 rounds = option("rounds", 3);
+    if (option("paged", 0)) { /* as applications of a real kernel run */
+        paging_prepare();
+        paging_on();
+    }
     for (u32 round = 0; round < rounds && !failures; round++)
         test();
     print(failures ? "failed\n" : "passed\n");

@@ -3,7 +3,8 @@
  */
 #include "guest.h"
 
-u64 gdt[GDT_ENTRIES] __attribute__((aligned(16))) = {
+/* A page of its own: with paging it is the kernel's, all else is everybody's. */
+u64 gdt[512] __attribute__((aligned(4096))) = {
     0,                     /* null */
     0x00cf9b000000ffffull, /* 08h: ring 0 code */
     0x00cf93000000ffffull, /* 10h: ring 0 data */
@@ -16,7 +17,7 @@ struct tss tss __attribute__((aligned(4096)));
 struct {
     u16 limit;
     u64 *base;
-} __attribute__((packed)) gdt_pointer = {sizeof gdt - 1, gdt}, idt_pointer;
+} __attribute__((packed)) gdt_pointer = {GDT_BYTES - 1, gdt}, idt_pointer;
 __asm__(".globl tss_esp0\n.set tss_esp0, tss + 4");
 
 void machine_init(void);
@@ -104,6 +105,7 @@ void paging_prepare(void) {
     memset(page_directory, 0, sizeof page_directory);
     for (u32 address = 0; address < IDENTITY_BYTES; address += 4096)
         *pte(address) = address | PT_P | PT_W | PT_U;
+    *pte((u32)gdt) &= ~PT_U;
 }
 
 void paging_on(void) {
@@ -130,6 +132,7 @@ void pae_prepare(void) {
         pae_pointers[i] = (u32)pae_directories[i] | PT_P;
     for (u32 address = 0; address < IDENTITY_BYTES; address += 4096)
         *pae_pte(address) = address | PT_P | PT_W | PT_U;
+    *pae_pte((u32)gdt) &= ~PT_U;
 }
 
 void pae_on(void) {
