@@ -3,6 +3,7 @@
  * return EIP at the faulting instruction (faults) or behind it (traps), from both rings. SDM
  * volume 3A, section 6.15 "Exception and Interrupt Reference".
  * Expected: the table in test(). Registers are as before the faulting instruction.
+ * UNPAGED: an emulating carrier executes some of what is undefined, in untranslated code, too
  */
 #include "guest.h"
 

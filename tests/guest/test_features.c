@@ -2,6 +2,7 @@
  * Whatever CPUID announces works; what it does not announce raises #UD (or #GP for an MSR). SDM
  * volume 2A, "CPUID", tables 3-10 and 3-11; each instruction's own page, "#UD If CPUID...".
  * Expected: per instruction, V_DONE exactly when its feature bit is set; the leaves are consistent.
+ * UNPAGED: untranslated applications find the processor's own features
  */
 #include "guest.h"
 

@@ -3,6 +3,7 @@
  * errors as #XM at once; alignment checks as #AC at ring 3 only. SDM volume 1, section 8.7
  * "Handling x87 FPU Exceptions in Software"; volume 3A, section 6.15, interrupts 16, 17 and 19.
  * Expected: vector, EIP of the instruction that found out, and the status bits.
+ * UNPAGED: an emulating carrier checks no alignment of untranslated code
  */
 #include "guest.h"
 

@@ -5,6 +5,7 @@
  * Expected: inside, the access; outside, #GP(0), or #SS(0) for the stack segment; EIP at the
  * access.
  * QEMU: TCG checks no segment limits and no types
+ * UNPAGED: an emulating carrier checks no limits of untranslated code
  */
 #include "guest.h"
 

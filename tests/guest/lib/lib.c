@@ -214,9 +214,11 @@ void trap_entry(struct frame *f) {
     run_leave();
 }
 
+static u32 user_eflags = F_FIXED;
+
 void reset_run(u32 ring) {
     u32 data = ring ? USER_DATA : KERNEL_DATA;
-    in = (struct run_in){.eflags = F_FIXED,
+    in = (struct run_in){.eflags = ring ? user_eflags : F_FIXED,
                          .cs = USER_CODE,
                          .esp = ring ? USER_STACK_TOP : 0,
                          .ss = data,
@@ -258,6 +260,8 @@ _Noreturn void guest_main(void) {
     if (option("paged", 0)) { /* as applications of a real kernel run */
         paging_prepare();
         paging_on();
+        write_cr4(read_cr4() | CR4_OSFXSR);
+        user_eflags = F_FIXED | F_IF;
     }
     for (u32 round = 0; round < rounds && !failures; round++)
         test();
