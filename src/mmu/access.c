@@ -61,6 +61,7 @@ static void tlb_insert(struct cpu *cpu, u32 lin, unsigned access, bool user,
 
 void mmu_softtlb_flush(struct cpu *cpu) {
     struct mmu *mmu = cpu->mmu;
+    mmu->translation_epoch++;
     if (!mmu->tlb_used)
         return;
     memset(mmu->tlb, 0, sizeof mmu->tlb);
@@ -81,6 +82,7 @@ static void flush_large(struct mmu *mmu, bool user, u32 lin) {
 }
 
 void mmu_softtlb_flush_page(struct cpu *cpu, u32 lin) {
+    cpu->mmu->translation_epoch++;
     for (unsigned user = 0; user < 2; user++) {
         struct softtlb_entry *e = tlb_entry(cpu->mmu, user, lin);
         if ((e->read_tag | e->write_tag | e->fetch_tag) == tag_of(lin))

@@ -139,7 +139,7 @@ enum mmu_fault_result mmu_window_fault(struct cpu *cpu, bool user, struct glin l
  * before ring 3 runs again whenever mmu_user_window_pending: only then is the window brought up to
  * date with the flushes since, and selected where one page table serves both rings. */
 u64 mmu_window_base(struct cpu *cpu, bool user);
-bool mmu_user_window_pending(const struct cpu *cpu);
+static inline bool mmu_user_window_pending(const struct cpu *cpu);
 /* The same for either privilege. Ring 0 needs it only where one page table serves both rings and
  * the guest has set CR4.SMAP: user pages are then out of reach while ring 0 runs. */
 bool mmu_window_pending(const struct cpu *cpu, bool user);
@@ -176,5 +176,9 @@ void mmu_windows_set_foresight(struct cpu *cpu, bool on);
 const char *mmu_validate(struct cpu *cpu);
 
 #include "mmu/mmu_internal.h"
+
+static inline bool mmu_user_window_pending(const struct cpu *cpu) {
+    return unlikely(!cpu->mmu->user_window_settled) && mmu_user_window_pending_exact(cpu);
+}
 
 #endif

@@ -41,6 +41,9 @@ struct mmu {
     u8 phys_bits;                /* guest's MAXPHYADDR; 0: ask the CPU model again */
     struct mmu_journal *journal; /* NULL when not recording */
     struct mmu_windows *windows; /* NULL when only interp runs */
+    bool user_window_settled;    /* not pending when last looked at, and nothing it goes by has
+                                  * changed since: windows_unsettle */
+    u32 translation_epoch;       /* changes whenever the soft TLB lets go of anything */
     u64 stat_hidden_faults, stat_true_faults, stat_emulate_faults, stat_fills, stat_pages_filled,
         stat_cr3_loads, stat_revalidated_regions, stat_dropped_pages, stat_window_evictions,
         stat_invlpg, stat_host_maps;
@@ -76,6 +79,8 @@ enum mmu_walk_status mmu_walk_tables(const struct cpu *cpu, u32 lin, struct mmu_
 /* The rights check at the end of a walk. */
 bool mmu_access_allowed(const struct cpu *cpu, const struct mmu_xlat *x, unsigned access,
                         bool user);
+
+bool mmu_user_window_pending_exact(const struct cpu *cpu);
 
 /* Called wherever software changes RAM at gpa: queues the write when the page holds translated
  * code. Signal safe. */

@@ -145,7 +145,7 @@ static struct window *choose_user(struct mmu_windows *ws, u64 key) {
     }
     oldest->assigned = true;
     oldest->key = key;
-    oldest->epoch++; /* the id now names another view */
+    window_next_epoch(ws, oldest); /* the id now names another view */
     return oldest;
 }
 
@@ -160,6 +160,7 @@ static void select_window(struct mmu_windows *ws, const struct window *w) {
     if (!ws->one_table || w == ws->selected)
         return;
     ws->selected = w;
+    windows_unsettle(ws);
     backing_select(ws, w);
 }
 
@@ -174,6 +175,7 @@ static struct window *current_user(struct cpu *cpu) {
     }
     struct window *w = choose_user(ws, user_key(cpu));
     ws->current = (int)(w - ws->window);
+    windows_unsettle(ws);
     ws->stale = false;
     ws->pending_count = 0;
     w->last_use = ++ws->tick;
@@ -335,9 +337,8 @@ bool mmu_fetch(struct cpu *cpu, struct glin lin, bool user, struct gpa *out) {
         return true;
     struct window *w = current_window(cpu, user);
     if (!region_note_fetch(cpu, w, (u32)lin.v))
-        w->epoch++; /* not remembered, so void at once: never reached while the pool
-                     * holds a region
-                     */
+        window_next_epoch(ws, w); /* not remembered, so void at once: never reached while the pool
+                                   * holds a region */
     return true;
 }
 
@@ -346,6 +347,7 @@ bool mmu_fetch(struct cpu *cpu, struct glin lin, bool user, struct gpa *out) {
 void mmu_windows_cr3_loaded(struct cpu *cpu) {
     struct mmu_windows *ws = cpu->mmu->windows;
     ws->stale = true;
+    windows_unsettle(ws);
     ws->last_repeats = 0;
     select_window(ws, &ws->window[0]);
     window_revalidate(cpu, &ws->window[0], cpu->cr4 & CR4_PGE, false);
@@ -358,6 +360,7 @@ void mmu_windows_mode_changed(struct cpu *cpu) {
     u64 changed = ws->mode ^ mode_bits(cpu), soft = CR0_WP | (u64)CR4_PGE << 32;
     ws->mode ^= changed;
     ws->stale = true;
+    windows_unsettle(ws);
     ws->last_repeats = 0;
     select_window(ws, &ws->window[0]);
     if (!(changed & ~soft)) {
@@ -366,7 +369,7 @@ void mmu_windows_mode_changed(struct cpu *cpu) {
     }
     for (unsigned i = 0; i <= ws->users; i++) {
         window_drop(ws, &ws->window[i]);
-        ws->window[i].epoch++;
+        window_next_epoch(ws, &ws->window[i]);
         ws->window[i].assigned = false;
     }
 }
@@ -377,6 +380,7 @@ void mmu_windows_invlpg(struct cpu *cpu, u32 lin) {
     window_revalidate_page(cpu, &ws->window[0], lin);
     if (ws->stale || !window_region(ws, &ws->window[ws->current], lin >> REGION_SHIFT))
         return;
+    windows_unsettle(ws);
     if (ws->one_table)
         window_revalidate_page(cpu, &ws->window[ws->current], lin);
     else if (ws->pending_count == MAX_PENDING)
@@ -407,8 +411,10 @@ bool mmu_window_pending(const struct cpu *cpu, bool user) {
             (ws->seen.id != (u32)ws->current || ws->seen.epoch != ws->window[ws->current].epoch));
 }
 
-bool mmu_user_window_pending(const struct cpu *cpu) {
-    return mmu_window_pending(cpu, true);
+bool mmu_user_window_pending_exact(const struct cpu *cpu) {
+    bool pending = mmu_window_pending(cpu, true);
+    cpu->mmu->user_window_settled = !pending && cpu->mmu->windows;
+    return pending;
 }
 
 /* ---- Validator ---- */

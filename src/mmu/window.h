@@ -107,6 +107,15 @@ static inline struct shadow_region *window_region(struct mmu_windows *ws, const 
     u16 index = w->region[slot];
     return index ? &ws->pool[index - 1] : NULL;
 }
+/* After any change of what mmu_window_pending looks at that may make it true. */
+static inline void windows_unsettle(struct mmu_windows *ws) {
+    ws->mmu->user_window_settled = false;
+}
+/* The fetch mapping of a window has changed. */
+static inline void window_next_epoch(struct mmu_windows *ws, struct window *w) {
+    w->epoch++;
+    windows_unsettle(ws);
+}
 static inline bool region_page_live(const struct shadow_region *r, u32 i) {
     return (r->host[i] & HOST_P) || (r->flags[i] & PAGE_FETCHED);
 }

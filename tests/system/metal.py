@@ -236,7 +236,7 @@ def units_of(carrier, addresses):
         before = len(carrier.out)
         carrier.type(f"info unit {address:#x}\n")
         end = time.monotonic() + 20
-        while not re.search(r"\n[^\n]*(no unit|eip)[^\n]*\n", carrier.out[before:]):
+        while not re.search(r"\n[^\n]*(not in a unit|eip)[^\n]*\n", carrier.out[before:]):
             check(time.monotonic() < end, "the console does not answer `info unit'")
             carrier._pump(0.1)
         match = re.search(r"eip ([0-9a-f]{8}).*?cpl (\d)", carrier.out[before:])
