@@ -29,7 +29,12 @@ enum {
 };
 /* A port access takes about a microsecond; 16 bytes leave at 115200 baud in 1.4 ms. A reader of a
  * virtual port may be slower. */
-enum { PATIENCE_POLLS = 2000000, LITTLE_PATIENCE_POLLS = 2000, QUIET_POLLS = 1000 };
+enum {
+    PATIENCE_POLLS = 2000000,
+    LITTLE_PATIENCE_POLLS = 2000,
+    QUIET_POLLS = 1000,
+    TYPING_QUIET_POLLS = 50000
+};
 
 static bool present, stuck, input_on;
 static unsigned fifo_bytes;
@@ -50,8 +55,11 @@ static bool port_answers(void) {
     return true;
 }
 
+/* Once somebody has begun to type, the next byte may take a busy carrier some time to deliver. */
 static void collect_early(void) {
-    for (unsigned quiet = 0; quiet < QUIET_POLLS && early_bytes < sizeof early; quiet++)
+    for (unsigned quiet = 0;
+         quiet < (early_bytes ? TYPING_QUIET_POLLS : QUIET_POLLS) && early_bytes < sizeof early;
+         quiet++)
         if (in8(LSR) & LSR_DATA_READY) {
             early[early_bytes++] = in8(DATA);
             quiet = 0;

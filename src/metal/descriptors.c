@@ -95,6 +95,8 @@ static const struct {
 u64 metal_trap_top;
 /* What metal_compat_syscall puts into its frame. */
 u64 metal_compat_cs = METAL_CS3, metal_compat_ss = METAL_SS3;
+/* Where the vectors that only INT n reaches go. */
+const void *metal_int_entry = metal_trap_common;
 
 /* A 16-byte system descriptor. SDM volume 3, section 7.2.3 "TSS Descriptor in 64-bit mode". */
 static void set_system_descriptor(u64 *entry, unsigned type, const void *p, u32 limit) {
@@ -158,6 +160,10 @@ void metal_allow_int_n(bool on) {
     for (unsigned v = 0; v < METAL_VECTOR_PIC; v++)
         if (v == 3 || v == 4 || v >= 0x20)
             idt[v].type = SYSTEM_PRESENT | TYPE_INTERRUPT_GATE | (on ? 3 << 5 : 0);
+}
+
+void metal_set_int_entry(const void *entry) {
+    metal_int_entry = entry ? entry : metal_trap_common;
 }
 
 static void load_gdt(const u64 *table) {

@@ -118,6 +118,11 @@ void metal_add_fixup(const void *from, const void *to, const void *landing);
  * SYSENTER out of compatibility mode (on RSP0's stack). */
 void metal_set_syscall_entry(const void *entry);
 void metal_set_sysenter_entry(const void *entry);
+/* Where vectors 32 to METAL_VECTOR_PIC go, which nothing but INT n reaches (interrupts off, on
+ * RSP0's stack: vector, error code 0, the processor's frame; all registers as they were). Jumping
+ * to metal_trap_common from there is what happens without an entry. */
+void metal_set_int_entry(const void *entry);
+extern const u8 metal_trap_common[];
 /* SYSCALL out of compatibility mode (AMD) reaches the guest-trap hook as #UD at its instruction. CS
  * and SS are lost then: the frame shows these. ECX is lost, too. */
 void metal_set_compat_selectors(u16 cs, u16 ss);

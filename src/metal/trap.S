@@ -65,6 +65,8 @@ metal_trap_stubs:
         jmp     trap_on_own_stack
         .elseif vector >= METAL_VECTOR_PIC
         jmp     device
+        .elseif vector >= 32
+        jmp     *metal_int_entry(%rip)
         .else
         jmp     trap
         .endif
@@ -76,6 +78,8 @@ metal_trap_stubs:
 
 /* On RSP0's stack when it comes from guest code, else on that of the interrupted code. */
         .balign 64
+        .globl  metal_trap_common
+metal_trap_common:
 trap:
         push_registers
         cld
