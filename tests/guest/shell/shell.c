@@ -4,7 +4,7 @@
  */
 #include "shell.h"
 
-enum { LINE_BYTES = 128, QUEUE_BYTES = 256, COM1 = 0x3f8, HZ = 100 };
+enum { LINE_BYTES = 128, QUEUE_BYTES = 65536, COM1 = 0x3f8, HZ = 100 };
 
 static volatile u8 queue[QUEUE_BYTES];
 static volatile u32 queue_head, queue_tail, ticks;
