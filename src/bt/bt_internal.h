@@ -72,9 +72,15 @@ struct bt_hot {
     u32 ring_user; /* which ring's window, table and return stack are loaded */
     /* From here on for C only. */
     struct bt *bt;
-    volatile u32 kick;
-    volatile bool safepoint_armed;
-    bool interrupt_pending;
+    union {
+        struct {
+            volatile u32 kick;
+            volatile bool safepoint_armed;
+            bool interrupt_pending;
+            u16 pad_attention;
+        };
+        volatile u64 attention; /* 0: none of them */
+    };
     u64 null_descriptor;
     /* Per privilege [user]: what a change of ring loads. */
     u64 ring_window[2], ring_table[2], ring_return_rsp[2];
@@ -266,6 +272,12 @@ struct bt {
     struct translation *translation; /* the translator's workspace */
     struct substrate *substrate;     /* what the substrate keeps for this translator */
     struct bt_meter *meter;          /* time by ring, once it is measured */
+    /* Where descriptor tables and TSS were when what is known of them was last forgotten. */
+    struct bt_tables {
+        struct table_register gdtr, idtr;
+        struct segment ldtr, tr;
+        u32 epoch; /* mmu->translation_epoch */
+    } tables;
 };
 
 /* What translated code of ring 3 adds to the address of anything shared. */
@@ -543,6 +555,13 @@ void hot_store_flags(struct cpu *cpu);
 void hot_load_segments(struct cpu *cpu);
 /* Forgets what segment loads found: after anything that may change descriptor tables' mappings. */
 void hot_forget_segments(struct cpu *cpu);
+/* The same as far as needed when anything but translated code and its callouts has run. */
+void hot_forget_stale_segments(struct cpu *cpu);
+/* Takes over selectors that changed: they mirror struct cpu's whenever guest code runs and whenever
+ * a callout begins. True when one of a data segment had. */
+bool hot_sync_selectors(struct cpu *cpu);
+/* INT n of an application that runs untranslated, its state in struct cpu; its flags there only. */
+u64 bt_direct_int(struct cpu *cpu, u32 vector, u32 next_eip);
 void hot_select_ring(struct cpu *cpu); /* window, view table and return stack of cpu->cpl */
 void hot_set_window(struct cpu *cpu, u64 base);
 /* Brings one view's jump table, and on metal the page tables, up to date. False when the host has

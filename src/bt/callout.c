@@ -15,13 +15,17 @@ static u64 leave(struct cpu *cpu, u32 eip, u32 exit) {
 
 /* ---- hot area ---- */
 
-void hot_load_flags(struct cpu *cpu) {
+static inline void load_flags(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
     u32 f = cpu->eflags;
     hot->flags16 = bt_flags16(f);
     hot->flag_if = f & F_IF;
     /* RF lasts for one instruction, and none here looks at it. */
     hot->flag_rest = (f & ~(u32)(F_ARITH | F_IF | F_RF)) | F_FIXED;
+}
+
+void hot_load_flags(struct cpu *cpu) {
+    load_flags(cpu);
 }
 
 void hot_store_flags(struct cpu *cpu) {
@@ -52,13 +56,52 @@ static void forget_segment_cache(struct cpu *cpu, int which) {
         .descriptor = (u64)&hot->null_descriptor + hot->delta, .minus_value = 1};
 }
 
-void hot_forget_segments(struct cpu *cpu) {
+static struct bt_tables tables_now(const struct cpu *cpu) {
+    return (struct bt_tables){.gdtr = cpu->gdtr,
+                              .idtr = cpu->idtr,
+                              .ldtr = cpu->seg[SEG_LDTR],
+                              .tr = cpu->seg[SEG_TR],
+                              .epoch = cpu->mmu->translation_epoch};
+}
+
+static inline bool same_segment(const struct segment *a, const struct segment *b) {
+    return a->selector == b->selector && a->attr == b->attr && a->limit == b->limit &&
+           a->base == b->base;
+}
+
+static bool tables_stayed(const struct cpu *cpu) {
+    const struct bt_tables *t = &bt_hot(cpu)->bt->tables;
+    return t->gdtr.base == cpu->gdtr.base && t->gdtr.limit == cpu->gdtr.limit &&
+           t->idtr.base == cpu->idtr.base && t->idtr.limit == cpu->idtr.limit &&
+           same_segment(&t->ldtr, &cpu->seg[SEG_LDTR]) && same_segment(&t->tr, &cpu->seg[SEG_TR]);
+}
+
+/* The tables may be mapped elsewhere; their registers are what they were. */
+static void doubt_segments(struct cpu *cpu) {
     struct bt *bt = bt_hot(cpu)->bt;
+    bt->tables.epoch = cpu->mmu->translation_epoch;
     for (int i = 0; i < 4; i++) {
         forget_segment_cache(cpu, i);
         bt->known_segment[i][0].descriptor = bt->known_segment[i][1].descriptor = NULL;
     }
+    rc_fast_doubt(cpu);
+}
+
+void hot_forget_segments(struct cpu *cpu) {
+    doubt_segments(cpu);
+    bt_hot(cpu)->bt->tables = tables_now(cpu);
     rc_fast_forget(cpu);
+}
+
+void hot_forget_stale_segments(struct cpu *cpu) {
+    const struct bt *bt = bt_hot(cpu)->bt;
+    if (!tables_stayed(cpu))
+        hot_forget_segments(cpu);
+    else if (bt->tables.epoch != cpu->mmu->translation_epoch)
+        doubt_segments(cpu);
+    else /* the segment registers may hold other descriptors' contents */
+        for (int i = 0; i < 4; i++)
+            forget_segment_cache(cpu, i);
 }
 
 static const u8 cached_segment[4] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
@@ -140,19 +183,26 @@ static void move_pointers(struct cpu *cpu, bool user) {
         forget_segment_cache(cpu, i);
 }
 
-void hot_select_ring(struct cpu *cpu) {
+static void change_ring(struct cpu *cpu, bool user) {
     struct bt_hot *hot = bt_hot(cpu);
-    bool user = cpu->cpl == 3;
-    if (hot->ring_user != user) {
-        hot->ring_return_rsp[!user] = hot->return_rsp;
-        /* The kernel starts with an empty return stack: no application's frame is below it. */
-        hot->return_rsp = user ? hot->ring_return_rsp[1] : hot->bt->return_top[0];
-        hot->ring_user = user;
-        if (hot->bt->ring3_delta)
-            move_pointers(cpu, user);
-    }
+    hot->ring_return_rsp[!user] = hot->return_rsp;
+    /* The kernel starts with an empty return stack: no application's frame is below it. */
+    hot->return_rsp = user ? hot->ring_return_rsp[1] : hot->bt->return_top[0];
+    hot->ring_user = user;
+    if (hot->bt->ring3_delta)
+        move_pointers(cpu, user);
+}
+
+static inline void select_ring(struct cpu *cpu, bool user) {
+    struct bt_hot *hot = bt_hot(cpu);
+    if (hot->ring_user != user)
+        change_ring(cpu, user);
     hot_set_window(cpu, hot->ring_window[user]);
     hot->view_table = hot->ring_table[user];
+}
+
+void hot_select_ring(struct cpu *cpu) {
+    select_ring(cpu, cpu->cpl == 3);
 }
 
 /* ---- dispatch ---- */
@@ -187,27 +237,48 @@ void bt_publish(struct bt *bt, u32 unit) {
         table[bt->unit[unit].eip & (VIEW_ENTRIES - 1)] = (u64)unit_indirect_entry(bt, unit);
 }
 
-/* bt_mode_translatable after a transfer, which changes flags, CS and SS, and data segments only by
- * other selectors. */
-static bool transfer_translatable(struct cpu *cpu) {
+static inline void sync_code_and_stack(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
+    hot->selectors[SEG_CS] = cpu->seg[SEG_CS].selector;
+    hot->selectors[SEG_SS] = cpu->seg[SEG_SS].selector;
+}
+
+bool hot_sync_selectors(struct cpu *cpu) {
     if (data_selectors_changed(cpu)) {
         forget_changed_segments(cpu);
         hot_load_segments(cpu);
-        return bt_mode_translatable(cpu);
+        return true;
     }
-    hot->selectors[SEG_CS] = cpu->seg[SEG_CS].selector;
-    hot->selectors[SEG_SS] = cpu->seg[SEG_SS].selector;
+    sync_code_and_stack(cpu);
+    return false;
+}
+
+/* bt_mode_translatable after a transfer, which changes flags, CS and SS, and data segments only by
+ * other selectors. */
+static bool transfer_translatable(const struct cpu *cpu, bool data_changed) {
+    if (data_changed)
+        return bt_mode_translatable(cpu);
     if ((cpu->eflags & (F_VM | F_TF | F_DF | F_AC)) || (cpu->cpl != 0 && cpu->cpl != 3))
         return bt_mode_translatable(cpu);
     return bt_code_and_stack_flat(cpu);
+}
+
+/* In translated code, or out. The flags are loaded. */
+static u64 dispatch_translated(struct cpu *cpu, bool data_changed) {
+    struct bt_hot *hot = bt_hot(cpu);
+    if (code_writes_pending(cpu) || !transfer_translatable(cpu, data_changed) ||
+        (cpu->cpl == 3 && (hot->bt->prefill_pending || mmu_user_window_pending(cpu))))
+        return leave(cpu, cpu->eip, BT_EXIT_AGAIN);
+    hot_select_ring(cpu);
+    return ((u64 *)hot->view_table)[cpu->eip & (VIEW_ENTRIES - 1)];
 }
 
 /* Continue at cpu->eip after the ring, flags or segments changed. */
 static u64 dispatch(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
     struct bt *bt = hot->bt;
-    hot_load_flags(cpu); /* leaving stores them back */
+    load_flags(cpu); /* leaving stores them back */
+    bool data_changed = hot_sync_selectors(cpu);
     if (bt->lockstep_compare)
         return leave(cpu, cpu->eip, BT_EXIT_UNIT_END);
     if (hot->kick)
@@ -219,11 +290,46 @@ static u64 dispatch(struct cpu *cpu) {
     if (cpu->cpl == 3 && bt->config.direct && !mmu_user_window_pending(cpu) &&
         substrate_direct_ready(bt))
         return BT_DIRECT;
-    if (code_writes_pending(cpu) || !transfer_translatable(cpu) ||
-        (cpu->cpl == 3 && (bt->prefill_pending || mmu_user_window_pending(cpu))))
-        return leave(cpu, cpu->eip, BT_EXIT_AGAIN);
-    hot_select_ring(cpu);
+    return dispatch_translated(cpu, data_changed);
+}
+
+/* Is there nothing to do but to go on? */
+static inline bool undisturbed(const struct cpu *cpu) {
+    const struct bt_hot *hot = bt_hot(cpu);
+    return !hot->attention && !hot->bt->lockstep_compare && !code_writes_pending(cpu);
+}
+
+static __attribute__((noinline)) u64 kernel_entry_point(struct cpu *cpu) {
+    select_ring(cpu, false);
+    return ((u64 *)bt_hot(cpu)->view_table)[cpu->eip & (VIEW_ENTRIES - 1)];
+}
+
+/* dispatch after a transfer to ring 0 that left the data segments alone, to flat code and stack. */
+static inline __attribute__((always_inline)) u64 into_kernel(struct cpu *cpu) {
+    struct bt_hot *hot = bt_hot(cpu);
+    if (unlikely(!undisturbed(cpu) || (cpu->eflags & (F_VM | F_TF | F_DF))))
+        return dispatch(cpu);
+    load_flags(cpu);
+    sync_code_and_stack(cpu);
+    if (unlikely(hot->ring_user))
+        return kernel_entry_point(cpu);
+    /* The window stays: ring 0 has one for good, and it is loaded. */
+    hot->view_table = hot->ring_table[0];
     return ((u64 *)hot->view_table)[cpu->eip & (VIEW_ENTRIES - 1)];
+}
+
+static __attribute__((noinline)) u64 into_translated_user(struct cpu *cpu) {
+    load_flags(cpu);
+    return dispatch_translated(cpu, false);
+}
+
+/* The same to ring 3. An application that runs untranslated has its flags in struct cpu only. */
+static inline __attribute__((always_inline)) u64 into_user(struct cpu *cpu) {
+    struct bt *bt = bt_hot(cpu)->bt;
+    if (unlikely(!undisturbed(cpu) || !bt->config.direct || mmu_user_window_pending(cpu)))
+        return dispatch(cpu);
+    sync_code_and_stack(cpu);
+    return likely(substrate_direct_ready(bt)) ? BT_DIRECT : into_translated_user(cpu);
 }
 
 static bool lockstep_due(struct bt *bt, u32 unit) {
@@ -378,7 +484,7 @@ static u64 co_invlpg(struct cpu *cpu, u32 eip) {
     if (!mmu_invlpg_is_light(cpu, lin))
         return co_leave_emulate_inside(cpu, eip);
     mmu_invlpg(cpu, lin);
-    hot_forget_segments(cpu);
+    doubt_segments(cpu);
     return 0;
 }
 
@@ -400,16 +506,38 @@ static u64 transferred_from_task(struct cpu *cpu, u16 task, bool ok) {
     return leave(cpu, cpu->eip, ok ? BT_EXIT_AGAIN : BT_EXIT_FAULT);
 }
 
-static u64 co_int(struct cpu *cpu, u32 eip) {
-    struct bt_hot *hot = bt_hot(cpu);
+static u64 deliver_int(struct cpu *cpu, u8 vector, u32 next_eip) {
     u16 task = cpu->seg[SEG_TR].selector;
-    cpu->eip = eip;
-    hot_store_flags(cpu);
-    bool ok = rc_fast_int(cpu, (u8)hot->arg0, hot->arg1);
+    bool ok = rc_fast_int(cpu, vector, next_eip);
     return transferred_from_task(cpu, task, ok);
 }
 
-static u64 co_iret(struct cpu *cpu, u32 eip) {
+static u64 co_int(struct cpu *cpu, u32 eip) {
+    const struct bt_hot *hot = bt_hot(cpu);
+    cpu->eip = eip;
+    hot_store_flags(cpu);
+    if (likely(rc_known_int(cpu, (u8)hot->arg0, hot->arg1)))
+        return into_kernel(cpu);
+    return deliver_int(cpu, (u8)hot->arg0, hot->arg1);
+}
+
+static __attribute__((noinline)) u64 direct_int_elsewhere(struct cpu *cpu) {
+    const struct bt_hot *hot = bt_hot(cpu);
+    cpu->eip = hot->arg1 - 2;
+    load_flags(cpu); /* leaving stores them back */
+    return deliver_int(cpu, (u8)hot->arg0, hot->arg1);
+}
+
+u64 bt_direct_int(struct cpu *cpu, u32 vector, u32 next_eip) {
+    struct bt_hot *hot = bt_hot(cpu);
+    hot->bt->stats->faults++;
+    hot->arg0 = vector;
+    hot->arg1 = next_eip;
+    return likely(rc_known_int(cpu, (u8)vector, next_eip)) ? into_kernel(cpu)
+                                                           : direct_int_elsewhere(cpu);
+}
+
+static __attribute__((noinline)) u64 iret_elsewhere(struct cpu *cpu, u32 eip) {
     u16 task = cpu->seg[SEG_TR].selector;
     cpu->eip = eip;
     hot_store_flags(cpu);
@@ -417,16 +545,21 @@ static u64 co_iret(struct cpu *cpu, u32 eip) {
     return transferred_from_task(cpu, task, ok);
 }
 
+static u64 co_iret(struct cpu *cpu, u32 eip) {
+    /* The flags that it looks at are those that translated code does not change inline. */
+    return likely(rc_known_iret(cpu)) ? into_user(cpu) : iret_elsewhere(cpu, eip);
+}
+
 static u64 co_sysenter(struct cpu *cpu, u32 eip) {
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return transferred(cpu, rc_sysenter(cpu));
+    return rc_sysenter(cpu) ? into_kernel(cpu) : leave(cpu, eip, BT_EXIT_FAULT);
 }
 
 static u64 co_sysexit(struct cpu *cpu, u32 eip) {
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return transferred(cpu, rc_sysexit(cpu));
+    return rc_sysexit(cpu) ? into_user(cpu) : leave(cpu, eip, BT_EXIT_FAULT);
 }
 
 u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {

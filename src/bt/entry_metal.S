@@ -18,6 +18,7 @@
 /* Flags of the guest that an application running untranslated has in the host's register. */
 #define DIRECT_FLAGS 0x244dd5 /* CF PF AF ZF SF DF OF NT AC ID */
 #define HOST_IF 0x202
+#define BT_LEAVE_CODE 1 /* BT_LEAVE */
 
         .text
 
@@ -80,14 +81,15 @@ resume_translated:
         mov     HOT_WINDOW(%r15), %r14
         mov     HOT_VIEW_TABLE(%r15), %r13
         mov     CPU_EIP(%r15), %r8d     /* for a unit's indirect entry */
-        mov     CPU_GPR+8*4(%r15), %r12
-        mov     CPU_GPR+8*0(%r15), %rax
-        mov     CPU_GPR+8*1(%r15), %rcx
-        mov     CPU_GPR+8*2(%r15), %rdx
-        mov     CPU_GPR+8*3(%r15), %rbx
-        mov     CPU_GPR+8*5(%r15), %rbp
-        mov     CPU_GPR+8*6(%r15), %rsi
-        mov     CPU_GPR+8*7(%r15), %rdi
+        mov     CPU_GPR+8*4(%r15), %r12d
+        mov     CPU_GPR+8*0(%r15), %eax /* the upper halves are zero, and may have
+                                         * been left out when this was stored */
+        mov     CPU_GPR+8*1(%r15), %ecx
+        mov     CPU_GPR+8*2(%r15), %edx
+        mov     CPU_GPR+8*3(%r15), %ebx
+        mov     CPU_GPR+8*5(%r15), %ebp
+        mov     CPU_GPR+8*6(%r15), %esi
+        mov     CPU_GPR+8*7(%r15), %edi
         add     HOT_DELTA(%r15), %r15
         iretq
 
@@ -121,13 +123,13 @@ resume_direct:
         mov     HOT_SELECTORS+6(%r15), %ds
         mov     HOT_SELECTORS+8(%r15), %fs
         mov     HOT_SELECTORS+10(%r15), %gs
-        mov     CPU_GPR+8*0(%r15), %rax
-        mov     CPU_GPR+8*1(%r15), %rcx
-        mov     CPU_GPR+8*2(%r15), %rdx
-        mov     CPU_GPR+8*3(%r15), %rbx
-        mov     CPU_GPR+8*5(%r15), %rbp
-        mov     CPU_GPR+8*6(%r15), %rsi
-        mov     CPU_GPR+8*7(%r15), %rdi
+        mov     CPU_GPR+8*0(%r15), %eax
+        mov     CPU_GPR+8*1(%r15), %ecx
+        mov     CPU_GPR+8*2(%r15), %edx
+        mov     CPU_GPR+8*3(%r15), %ebx
+        mov     CPU_GPR+8*5(%r15), %ebp
+        mov     CPU_GPR+8*6(%r15), %esi
+        mov     CPU_GPR+8*7(%r15), %edi
         iretq
 
 measure_entry:
@@ -178,7 +180,7 @@ measured_callout:
         mov     %r15, %rdi
         mov     %r8d, %esi
         call    *bt_callout_table(,%r9,8)
-        cmp     $1, %rax
+        cmp     $BT_LEAVE_CODE, %rax
         je      bt_exit_common
         mov     %rax, %r11
         ja      resume
@@ -198,6 +200,75 @@ bad_callout:
         mov     %r9, %rdi
         call    bt_bad_callout
         .size bt_syscall_entry, . - bt_syscall_entry
+
+/* INT n, most often of an application that runs untranslated: as trap.S leaves vectors from 32 on,
+ * with a vector, an error code and the processor's frame on RSP0's stack. Where everything is plain
+ * the registers go to struct cpu at once; else this is a trap like any other. Compatibility mode
+ * does not reach r8-r15. */
+#define INT_VECTOR 0
+#define INT_RIP 16
+#define INT_CS 24
+#define INT_RFLAGS 32
+#define INT_RSP 40
+#define INT_SS 48
+#define INT_STEPPED_OR_AC 0x40100
+
+        .p2align 4
+        .globl bt_int_entry
+        .type bt_int_entry, @function
+bt_int_entry:
+        cmpl    $0, bt_world+WORLD_IS_DIRECT(%rip)
+        je      metal_trap_common
+        cmpl    $0, bt_world+WORLD_MEASURE(%rip)
+        jne     metal_trap_common
+        testl   $INT_STEPPED_OR_AC, INT_RFLAGS(%rsp)
+        jnz     metal_trap_common
+        mov     bt_world+WORLD_CPU(%rip), %r15
+        movzwl  INT_CS(%rsp), %r8d      /* the selectors as they were when ring 3 was entered? */
+        cmp     %r8w, HOT_SELECTORS+2(%r15)
+        jne     metal_trap_common
+        movzwl  INT_SS(%rsp), %r9d
+        cmp     %r9w, HOT_SELECTORS+4(%r15)
+        jne     metal_trap_common
+        mov     %es, %r8d
+        cmp     %r8w, HOT_SELECTORS+0(%r15)
+        jne     metal_trap_common
+        mov     %ds, %r9d
+        cmp     %r9w, HOT_SELECTORS+6(%r15)
+        jne     metal_trap_common
+        mov     %fs, %r8d
+        cmp     %r8w, HOT_SELECTORS+8(%r15)
+        jne     metal_trap_common
+        mov     %gs, %r9d
+        cmp     %r9w, HOT_SELECTORS+10(%r15)
+        jne     metal_trap_common
+        cld
+        mov     INT_RSP(%rsp), %r10d
+        mov     INT_RFLAGS(%rsp), %r11d
+        mov     %eax, CPU_GPR+8*0(%r15) /* the upper halves stay zero */
+        mov     %ecx, CPU_GPR+8*1(%r15)
+        mov     %edx, CPU_GPR+8*2(%r15)
+        mov     %ebx, CPU_GPR+8*3(%r15)
+        mov     %r10d, CPU_GPR+8*4(%r15)
+        mov     %ebp, CPU_GPR+8*5(%r15)
+        mov     %esi, CPU_GPR+8*6(%r15)
+        mov     %edi, CPU_GPR+8*7(%r15)
+        mov     CPU_EFLAGS(%r15), %eax
+        and     $DIRECT_FLAGS, %r11d
+        and     $~DIRECT_FLAGS, %eax
+        or      %r11d, %eax
+        mov     %eax, CPU_EFLAGS(%r15)
+        mov     %r15, %rdi
+        movzbl  INT_VECTOR(%rsp), %esi
+        mov     INT_RIP(%rsp), %edx
+        mov     HOT_HOST_RSP(%r15), %rsp
+        lea     64(%rsp), %rbp          /* bt_enter's frame */
+        call    bt_direct_int
+        cmp     $BT_LEAVE_CODE, %rax
+        mov     %rax, %r11
+        jne     measured_entry
+        jmp     bt_exit_common
+        .size bt_int_entry, . - bt_int_entry
 
 /* A trap handler ends here (by IRETQ to ring 0): guest registers already stored,
  * rsp = HOT_HOST_RSP, r15 = cpu. */

@@ -61,6 +61,7 @@ static void init_hot(struct bt *bt) {
     hot->return_rsp = bt->return_top[0];
     hot->ring_return_rsp[0] = bt->return_top[0];
     hot->ring_return_rsp[1] = bt->return_top[1];
+    hot_forget_segments(bt->cpu);
 }
 
 static bool create(struct bt *bt, char *err, size_t err_bytes) {
@@ -334,7 +335,7 @@ static void load_hot(struct bt *bt) {
     struct bt_hot *hot = bt_hot(cpu);
     hot_load_flags(cpu);
     hot_load_segments(cpu);
-    hot_forget_segments(cpu);
+    hot_forget_stale_segments(cpu);
     hot->cr0 = cpu->cr0;
     hot->cr2 = cpu->cr2;
     hot->cr3 = cpu->cr3;

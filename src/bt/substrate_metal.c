@@ -23,7 +23,7 @@ _Static_assert(offsetof(struct world, fs_foreign) == WORLD_FS_FOREIGN, "fs_forei
 _Static_assert(offsetof(struct world, measure) == WORLD_MEASURE, "measure");
 _Static_assert(offsetof(struct world, gdt_monitor) == WORLD_GDT_MONITOR, "gdt_monitor");
 _Static_assert(offsetof(struct world, gdt_direct) == WORLD_GDT_DIRECT, "gdt_direct");
-_Static_assert(WORLD_DIRECT == BT_DIRECT, "direct");
+_Static_assert(WORLD_DIRECT == BT_DIRECT && BT_LEAVE == 1, "results of callouts");
 _Static_assert(RC_SHADOW_GDT_FREE == METAL_CS0 / 8, "the monitor's own entries");
 
 struct world bt_world;
@@ -90,7 +90,7 @@ static bool translated_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
 
 /* An application that runs untranslated may read the TSC only while the guest's is the machine's.
  * In translated code RDTSC then traps, too. */
-static void select_tsd(struct bt *bt) {
+static inline void select_tsd(struct bt *bt) {
     const struct cpu *cpu = bt->cpu;
     bool want = (cpu->cr4 & CR4_TSD) || !bt->tsc_inline || bt_hot(cpu)->tsc_base != cpu->tsc_offset;
     if (likely(want == bt->substrate->tsd))
@@ -104,32 +104,51 @@ static void select_tsd(struct bt *bt) {
 
 bool substrate_direct_ready(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
-    struct rc_shadow *shadow = &bt->substrate->shadow;
-    if (!rc_shadow_ready(shadow, cpu))
-        return false;
-    select_tsd(bt);
     struct bt_hot *hot = bt_hot(cpu);
-    for (int i = 0; i < 6; i++)
-        hot->selectors[i] = cpu->seg[i].selector;
+    select_tsd(bt);
     /* The kernel starts with an empty return stack: see hot_select_ring. */
     if (!hot->ring_user)
         hot->return_rsp = bt->return_top[0];
-    return true;
+    return rc_shadow_ready(&bt->substrate->shadow, cpu);
+}
+
+#define READ_SELECTOR(name)                                                                        \
+    __extension__({                                                                                \
+        u32 selector_;                                                                             \
+        __asm__ volatile("movl %%" name ", %0" : "=r"(selector_));                                 \
+        (u16) selector_;                                                                           \
+    })
+
+/* Takes over the selectors that the application has loaded. */
+static __attribute__((noinline)) void direct_reload(struct bt *bt, const u16 selector[6]) {
+    rc_shadow_reload(&bt->substrate->shadow, bt->cpu, selector);
+    hot_sync_selectors(bt->cpu);
 }
 
 static void direct_state(struct bt *bt, const struct metal_frame *f) {
     struct cpu *cpu = bt->cpu;
-    const u64 reg[8] = {f->rax, f->rcx, f->rdx, f->rbx, f->rsp, f->rbp, f->rsi, f->rdi};
-    for (int i = 0; i < 8; i++)
-        cpu->gpr[i] = (u32)reg[i];
+    const u16 *known = bt_hot(cpu)->selectors;
+    const u16 es = READ_SELECTOR("es"), ds = READ_SELECTOR("ds");
+    const u16 fs = READ_SELECTOR("fs"), gs = READ_SELECTOR("gs");
+    cpu->gpr[R_EAX] = (u32)f->rax;
+    cpu->gpr[R_ECX] = (u32)f->rcx;
+    cpu->gpr[R_EDX] = (u32)f->rdx;
+    cpu->gpr[R_EBX] = (u32)f->rbx;
+    cpu->gpr[R_ESP] = (u32)f->rsp;
+    cpu->gpr[R_EBP] = (u32)f->rbp;
+    cpu->gpr[R_ESI] = (u32)f->rsi;
+    cpu->gpr[R_EDI] = (u32)f->rdi;
     cpu->eip = (u32)f->rip;
     cpu->eflags = (cpu->eflags & ~(u32)DIRECT_FLAGS) | ((u32)f->rflags & DIRECT_FLAGS);
-    u16 selector[6] = {[SEG_CS] = (u16)f->cs, [SEG_SS] = (u16)f->ss};
-    __asm__ volatile("movw %%es, %0" : "=r"(selector[SEG_ES]));
-    __asm__ volatile("movw %%ds, %0" : "=r"(selector[SEG_DS]));
-    __asm__ volatile("movw %%fs, %0" : "=r"(selector[SEG_FS]));
-    __asm__ volatile("movw %%gs, %0" : "=r"(selector[SEG_GS]));
-    rc_shadow_reload(&bt->substrate->shadow, cpu, selector);
+    if (unlikely(es != known[SEG_ES] || (u16)f->cs != known[SEG_CS] ||
+                 (u16)f->ss != known[SEG_SS] || ds != known[SEG_DS] || fs != known[SEG_FS] ||
+                 gs != known[SEG_GS]))
+        direct_reload(bt, (const u16[6]){[SEG_ES] = es,
+                                         [SEG_CS] = (u16)f->cs,
+                                         [SEG_SS] = (u16)f->ss,
+                                         [SEG_DS] = ds,
+                                         [SEG_FS] = fs,
+                                         [SEG_GS] = gs});
     hot_load_flags(cpu); /* leaving stores them back */
 }
 
@@ -171,9 +190,8 @@ static bool direct_int(struct bt *bt, struct metal_frame *f) {
     cpu->eip = next - (short_form ? 1 : 2);
     if (short_form) /* INT3 and INTO do not look at IOPL and the like: left to the emulator */
         return direct_leave(bt, f, BT_EXIT_EMULATE);
-    bt_hot(cpu)->arg0 = (u32)f->vector;
-    bt_hot(cpu)->arg1 = next;
-    return direct_continue(bt, f, bt_callout_table[CO_INT](cpu, cpu->eip));
+    cpu->eflags |= (u32)f->rflags & F_TF; /* set by the POPF before: INT n goes first */
+    return direct_continue(bt, f, bt_direct_int(cpu, (u32)f->vector, next));
 }
 
 /* SYSENTER in compatibility mode is #UD on AMD's processors, and #GP on Intel's while the machine's
@@ -297,6 +315,7 @@ bool substrate_open(struct bt *bt, char *err, size_t err_bytes) {
     bt_world.gdt_monitor = current_gdtr();
     bt_world.gdt_direct = (struct world_gdtr){.limit = 0xffff, .base = (u64)metal_direct_gdt()};
     metal_set_syscall_entry(bt_syscall_entry);
+    metal_set_int_entry(bt_int_entry);
     metal_set_guest_trap(on_guest_trap, bt);
     metal_allow_int_n(true);
     return true;
@@ -305,6 +324,7 @@ bool substrate_open(struct bt *bt, char *err, size_t err_bytes) {
 void substrate_close(struct bt *bt) {
     (void)bt;
     metal_set_guest_trap(NULL, NULL);
+    metal_set_int_entry(NULL);
     metal_set_syscall_entry(NULL);
 }
 

@@ -31,7 +31,7 @@ struct world {
 extern struct world bt_world;
 
 _Noreturn void bt_resume(struct cpu *cpu, u64 to);
-extern const u8 bt_syscall_entry[], bt_stubs_start[], bt_stubs_end[];
+extern const u8 bt_syscall_entry[], bt_int_entry[], bt_stubs_start[], bt_stubs_end[];
 /* Called by entry_metal.S; general registers only. */
 void bt_measure_entry(struct cpu *cpu, u64 to);
 void bt_measure_callout(struct cpu *cpu, u32 callout, u32 arg);

@@ -46,7 +46,7 @@ static void tlb_insert(struct cpu *cpu, u32 lin, unsigned access, bool user,
         u32 index = (u32)(e - mmu->tlb[user]);
         u64 *large = &mmu->tlb_large[user][index / 64], bit = BIT64(index % 64);
         *large = x->page_bytes > PAGE_BYTES ? *large | bit : *large & ~bit;
-        mmu->tlb_used = true;
+        mmu->tlb_used[user][index / 64] |= bit;
         *e =
             (struct softtlb_entry){.gpa_page = gpa_page, .host = mmu->ram + (x->gpa.v & ~0xfffull)};
     }
@@ -62,11 +62,12 @@ static void tlb_insert(struct cpu *cpu, u32 lin, unsigned access, bool user,
 void mmu_softtlb_flush(struct cpu *cpu) {
     struct mmu *mmu = cpu->mmu;
     mmu->translation_epoch++;
-    if (!mmu->tlb_used)
-        return;
-    memset(mmu->tlb, 0, sizeof mmu->tlb);
-    memset(mmu->tlb_large, 0, sizeof mmu->tlb_large);
-    mmu->tlb_used = false;
+    for (unsigned user = 0; user < 2; user++)
+        for (unsigned word = 0; word < SOFTTLB_ENTRIES / 64; word++) {
+            for (u64 bits = mmu->tlb_used[user][word]; bits; bits &= bits - 1)
+                mmu->tlb[user][word * 64 + (u32)__builtin_ctzll(bits)] = (struct softtlb_entry){0};
+            mmu->tlb_used[user][word] = mmu->tlb_large[user][word] = 0;
+        }
 }
 
 /* A large page may sit in many entries: all those of the same 4 MiB made from large pages go. */

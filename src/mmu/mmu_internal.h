@@ -37,7 +37,7 @@ struct mmu {
     bool code_queue_overflow;
     struct softtlb_entry tlb[2][SOFTTLB_ENTRIES]; /* [user] */
     u64 tlb_large[2][SOFTTLB_ENTRIES / 64];       /* entries made from large pages */
-    bool tlb_used;                                /* anything inserted since the last flush */
+    u64 tlb_used[2][SOFTTLB_ENTRIES / 64];        /* entries made since the last flush */
     u8 phys_bits;                /* guest's MAXPHYADDR; 0: ask the CPU model again */
     struct mmu_journal *journal; /* NULL when not recording */
     struct mmu_windows *windows; /* NULL when only interp runs */

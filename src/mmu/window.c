@@ -53,6 +53,7 @@ bool mmu_windows_create_sized(struct cpu *cpu, unsigned users, unsigned regions,
     ws->users = users;
     ws->map_limit = map_limit;
     ws->stale = true;
+    windows_unsettle(ws);
     ws->mode = mode_bits(cpu);
     ws->foresight = true;
 
@@ -327,12 +328,34 @@ void mmu_window_prefill(struct cpu *cpu, bool user, struct glin glin, bool write
         fill(cpu, w, lin);
 }
 
+/* Where a page lies that region_note_fetch remembers, by the same entries as now: what another walk
+ * would say. False: walk. */
+static bool fetch_known(const struct cpu *cpu, const struct window *w, u32 lin, u64 *gpa) {
+    u32 i = (lin >> PAGE_SHIFT) % REGION_PAGES, pages = half_pages(cpu), bytes = entry_bytes(cpu);
+    const struct shadow_region *r = window_region(cpu->mmu->windows, w, lin >> REGION_SHIFT);
+    if (!r || !(r->flags[i] & PAGE_FETCHED) || !cpu_paging(cpu))
+        return false;
+    struct half now = half_now(cpu, r->slot, i / pages);
+    u64 leaf = now.table ? load_entry(now.table, i % pages, bytes) : now.pde;
+    u64 within = now.table ? PAGE_BYTES - 1 : (u64)pages * PAGE_BYTES - 1;
+    if (now.pde != r->pde[i / pages] || (now.table && leaf != load_entry(r->snapshot, i, bytes)) ||
+        (leaf & within & ~PAGE_OFFSET_MASK)) /* PAT, and what leads beyond 4 GiB */
+        return false;
+    *gpa = (leaf & (BIT64(52) - 1) & ~within) | (lin & within);
+    return true;
+}
+
 bool mmu_fetch(struct cpu *cpu, struct glin lin, bool user, struct gpa *out) {
+    struct mmu_windows *ws = cpu->mmu->windows;
     struct mmu_xlat x;
+    u64 known;
+    if (ws && fetch_known(cpu, current_window(cpu, user), (u32)lin.v, &known)) {
+        *out = GPA(known);
+        return true;
+    }
     if (!mmu_translate(cpu, lin, MMU_FETCH, user, &x))
         return false;
     *out = x.gpa;
-    struct mmu_windows *ws = cpu->mmu->windows;
     if (!ws || !mmu_gpa_is_ram(cpu->mmu, x.gpa.v))
         return true;
     struct window *w = current_window(cpu, user);

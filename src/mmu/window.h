@@ -141,6 +141,7 @@ static inline u64 load_entry(const u8 *table, u32 i, u32 bytes) {
     return bytes == 8 ? load64(table + i * 8) : load32(table + i * 4);
 }
 enum half_kind half_kind_of(const struct cpu *cpu, u64 pde);
+struct half half_now(const struct cpu *cpu, u32 slot, u32 half);
 
 /* What the window should map at lin by the guest's tables, without side effects: 0 where
  * nothing, A=0 included. */

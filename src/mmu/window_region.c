@@ -28,7 +28,7 @@ static u64 read_ram_entry(const struct mmu *mmu, u64 gpa, u32 bytes) {
     return mmu_gpa_is_ram(mmu, gpa) ? load_entry(mmu->ram + gpa, 0, bytes) : 0;
 }
 
-static struct half half_now(const struct cpu *cpu, u32 slot, u32 half) {
+struct half half_now(const struct cpu *cpu, u32 slot, u32 half) {
     const struct mmu *mmu = cpu->mmu;
     struct half h = {.pde = 0};
     u64 address = BIT64(52) - 1 - PAGE_OFFSET_MASK;
@@ -570,28 +570,16 @@ enum fill_result region_fill(struct cpu *cpu, struct window *w, u32 lin, bool al
     return result;
 }
 
-/* Is the page marked as fetched from, by the entries of now? */
-static bool fetch_is_noted(const struct cpu *cpu, const struct shadow_region *r, u32 i,
-                           const struct half *now) {
-    u32 half = i / half_pages(cpu), bytes = entry_bytes(cpu);
-    if (!r || !(r->flags[i] & PAGE_FETCHED) || r->pde[half] != now->pde)
-        return false;
-    return !now->table || load_entry(now->table, i % half_pages(cpu), bytes) ==
-                              load_entry(r->snapshot, i, bytes);
-}
-
 bool region_note_fetch(struct cpu *cpu, struct window *w, u32 lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
     u32 slot = lin >> REGION_SHIFT, i = (lin >> PAGE_SHIFT) % REGION_PAGES;
     u32 half = i / half_pages(cpu);
-    struct half now = half_now(cpu, slot, half);
-    if (fetch_is_noted(cpu, window_region(ws, w, slot), i, &now))
-        return true;
     /* A mapping or mark made from another entry than the present one goes first. */
     window_revalidate_page(cpu, w, lin);
     struct shadow_region *r = region_get(cpu, w, slot);
     if (!r)
         return false;
+    struct half now = half_now(cpu, slot, half);
     cover(cpu, r, half, &now, i, i);
     refresh_entry(cpu, w, r, i, &now);
     set_page(ws, w, r, i, r->host[i], r->flags[i] | PAGE_FETCHED);

@@ -42,17 +42,19 @@ enum {
 /* ---- Memory ---- */
 
 /* mmu_host_pointer() with its soft-TLB hit inlined: the accesses below go to few pages (GDT, IDT,
- * TSS, kernel stack), which nearly always hit. */
-static inline void *rc_host(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access) {
+ * TSS, kernel stack), which nearly always hit. rc_host_known: NULL when they do not. */
+static inline void *rc_host_known(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access) {
     struct mmu *mmu = cpu->mmu;
     bool user = cpu->cpl == 3 && !(access & MMU_SUPERVISOR);
     const struct softtlb_entry *e = &mmu->tlb[user][(lin >> PAGE_SHIFT) % SOFTTLB_ENTRIES];
     u32 tag = access & MMU_WRITE ? e->write_tag : e->read_tag, offset = lin & PAGE_OFFSET_MASK;
     bool recording = (access & MMU_WRITE) && mmu->journal;
-    if (likely(tag == ((lin & ~PAGE_OFFSET_MASK) | 1) && offset + bytes <= PAGE_BYTES &&
-               !recording))
-        return e->host + offset;
-    return mmu_host_pointer(cpu, lin, bytes, access);
+    bool hit = tag == ((lin & ~PAGE_OFFSET_MASK) | 1) && offset + bytes <= PAGE_BYTES;
+    return likely(hit && !recording) ? e->host + offset : NULL;
+}
+static inline void *rc_host(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access) {
+    void *known = rc_host_known(cpu, lin, bytes, access);
+    return likely(known) ? known : mmu_host_pointer(cpu, lin, bytes, access);
 }
 
 /* Reads 2, 4 or 8 bytes of a descriptor table or TSS with supervisor rights. *out is only written,

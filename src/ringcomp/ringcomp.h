@@ -96,11 +96,19 @@ static inline bool rc_interruptible(const struct cpu *cpu) {
 /* INT n and IRET (32-bit) for an engine that makes many in a row (fast.c): like rc_deliver with
  * RC_SOFTWARE and rc_iret, but what a transfer between ring 3 and ring 0 found in the descriptor
  * tables is remembered, and used again while every entry involved still has the same value. The
- * engine calls rc_fast_forget after anything that may change how the tables' addresses translate
- * (CR3, INVLPG, LGDT, LIDT, LTR, ...) and before the first call. */
+ * engine calls rc_fast_doubt after anything that may change how the tables' addresses translate
+ * (CR3, INVLPG, ...), and rc_fast_forget when the tables or the TSS may be others (LGDT, LIDT, LTR,
+ * ...) and before the first call. */
 bool rc_fast_int(struct cpu *cpu, u8 vector, u32 next_eip);
 bool rc_fast_iret(struct cpu *cpu, u32 next_eip);
 void rc_fast_forget(struct cpu *cpu);
+void rc_fast_doubt(struct cpu *cpu);
+/* Only the remembered part of each. False: nothing was done. True: CS, SS, ESP, EIP, flags and CPL
+ * have changed as they should, the data segments and TR have not, and code and stack are flat and
+ * 32-bit. IRET wants them to be so before, too, as in all translated code; RF and the arithmetic
+ * flags need not be up to date, for it replaces them. */
+bool rc_known_int(struct cpu *cpu, u8 vector, u32 next_eip);
+bool rc_known_iret(struct cpu *cpu);
 
 /* ---- Flags (flags.c) ---- */
 /* POPF image rules by CPL and IOPL (and VME-less V86): returns the new eflags, or #GP. */

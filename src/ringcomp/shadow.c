@@ -118,26 +118,53 @@ static inline bool watched_words_stay(const struct rc_shadow *s) {
 
 #define SAME(i) (load64(raw + 8 * (i)) == seen[i])
 #define SAME_4(i) (SAME(i) && SAME((i) + 1) && SAME((i) + 2) && SAME((i) + 3))
-#define SAME_16(i) (SAME_4(i) && SAME_4((i) + 4) && SAME_4((i) + 8) && SAME_4((i) + 12))
 
-static inline bool entries_are_as_seen(const u8 *raw, const u64 *seen, u32 n) {
-    for (; n >= 16; n -= 16, raw += 128, seen += 16)
-        if (unlikely(!SAME_16(0)))
-            return false;
-    for (; n >= 4; n -= 4, raw += 32, seen += 4)
-        if (unlikely(!SAME_4(0)))
-            return false;
-    for (; n; n--, raw += 8, seen++)
-        if (unlikely(!SAME(0)))
-            return false;
-    return true;
+/* Long comparisons go by 16 bytes in the processor's SSE registers. Those are the guest's: two of
+ * them are borrowed, and nothing but this touches them in between. */
+struct borrowed {
+    u8 xmm0[16], xmm1[16];
+};
+
+static inline __attribute__((always_inline)) void borrow(struct borrowed *b) {
+    __asm__ volatile("movups %%xmm0, %0\n\tmovups %%xmm1, %1\n\tpcmpeqd %%xmm1, %%xmm1"
+                     : "=m"(b->xmm0), "=m"(b->xmm1));
 }
 
-static inline bool pages_are_as_seen(const struct rc_shadow *s) {
-    for (const struct rc_shadow_page *page = s->page, *end = page + s->pages; page != end; page++)
-        if (!entries_are_as_seen(page->raw, page->seen, page->count))
+/* 16 bytes more; `b` is aligned. */
+static inline __attribute__((always_inline)) void compare_16(const void *a, const void *b) {
+    __asm__ volatile("movdqu %0, %%xmm0\n\tpcmpeqd %1, %%xmm0\n\tpand %%xmm0, %%xmm1"
+                     :
+                     : "m"(*(const u8(*)[16])a), "m"(*(const u8(*)[16])b));
+}
+
+/* Was everything equal? */
+static inline __attribute__((always_inline)) bool give_back(const struct borrowed *b) {
+    u32 equal;
+    __asm__ volatile("pmovmskb %%xmm1, %0\n\tmovups %1, %%xmm0\n\tmovups %2, %%xmm1"
+                     : "=r"(equal)
+                     : "m"(b->xmm0), "m"(b->xmm1));
+    return equal == 0xffff;
+}
+
+/* 16 entries more. */
+static inline __attribute__((always_inline)) void compare_block(const u8 *raw, const u64 *seen) {
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < 16; i += 2)
+        compare_16(raw + 8 * i, seen + i);
+}
+
+/* False when one that is compared at once differs. */
+static inline bool compare_entries(const u8 *raw, const u64 *seen, u32 n) {
+    if (((uintptr_t)seen & 8) && n) {
+        if (!SAME(0))
             return false;
-    return true;
+        n--, raw += 8, seen++;
+    }
+    for (; n >= 16; n -= 16, raw += 128, seen += 16)
+        compare_block(raw, seen);
+    for (; n >= 2; n -= 2, raw += 16, seen += 2)
+        compare_16(raw, seen);
+    return !n || SAME(0);
 }
 
 static void update_page(const struct rc_shadow_page *page) {
@@ -153,7 +180,6 @@ static void update_page(const struct rc_shadow_page *page) {
 }
 #undef SAME
 #undef SAME_4
-#undef SAME_16
 
 /* The entry that begins in this page and ends in the next, where the first whole one follows it. */
 static void update_straddling(const struct rc_shadow_page *page) {
@@ -184,8 +210,12 @@ static inline u64 segment_word(const struct cpu *cpu, unsigned i) {
 /* Whether the tables are where they were found, and as large. */
 static inline bool place_is_known(const struct rc_shadow *s, const struct cpu *cpu) {
     return cpu->cr0 == s->cr0 && load64(&cpu->cr3) == s->cr3_cr4 && load64(&cpu->gdtr) == s->gdtr &&
-           segment_word(cpu, LDTR_WORD) == s->segments[LDTR_WORD] &&
-           segment_word(cpu, LDTR_WORD + 1) == s->segments[LDTR_WORD + 1] && watched_words_stay(s);
+           watched_words_stay(s);
+}
+
+static inline bool ldtr_is_known(const struct rc_shadow *s, const struct cpu *cpu) {
+    return segment_word(cpu, LDTR_WORD) == s->segments[LDTR_WORD] &&
+           segment_word(cpu, LDTR_WORD + 1) == s->segments[LDTR_WORD + 1];
 }
 
 static void set_size(struct rc_shadow_table *t, u32 base, u32 count) {
@@ -211,7 +241,7 @@ static bool find_tables(struct rc_shadow *s, const struct cpu *cpu) {
 
 bool rc_shadow_sync(struct rc_shadow *s, struct cpu *cpu) {
     s->known = false;
-    if (!s->in_step || !place_is_known(s, cpu))
+    if (!s->in_step || !ldtr_is_known(s, cpu) || !place_is_known(s, cpu))
         s->in_step = find_tables(s, cpu);
     if (!s->in_step)
         return false;
@@ -310,8 +340,8 @@ void rc_shadow_reload(struct rc_shadow *s, struct cpu *cpu, const u16 selectors[
 #define REFUSED_FLAGS ((u32)(F_TF | F_IOPL | F_VM | F_VIF | F_VIP))
 #define DR7_ENABLES 0xffu
 
-/* The machine's own CR0.AM is always set, so that an application which sets AC meets its #AC: with the
- * guest's AM clear it may not run with AC set. */
+/* The machine's own CR0.AM is always set, so that an application which sets AC meets its #AC: with
+ * the guest's AM clear it may not run with AC set. */
 bool rc_direct_state(const struct cpu *cpu) {
     const struct segment *cs = &cpu->seg[SEG_CS], *ss = &cpu->seg[SEG_SS];
     return cpu->cpl == 3 && (cpu->cr0 & (CR0_PE | CR0_PG)) == (CR0_PE | CR0_PG) &&
@@ -321,32 +351,91 @@ bool rc_direct_state(const struct cpu *cpu) {
            !cpu->shadow && (ss->attr & ATTR_DB) && cpu->eip <= cs->limit;
 }
 
-/* The registers are those of the remembered state, but for what may differ. */
+/* The registers are those of the remembered state, but for what may differ and the segments. */
 static inline bool registers_are_known(const struct rc_shadow *s, const struct cpu *cpu) {
-    if (unlikely(!s->known || load16(&cpu->cpl) != 3 ||
-                 (cpu->eflags & (REFUSED_FLAGS | F_AC | F_IF)) != F_IF ||
-                 (cpu->dr[7] & DR7_ENABLES) || cpu->eip > cpu->seg[SEG_CS].limit))
+    return likely(s->known && load16(&cpu->cpl) == 3 &&
+                  (cpu->eflags & (REFUSED_FLAGS | F_AC | F_IF)) == F_IF &&
+                  !(cpu->dr[7] & DR7_ENABLES) && cpu->eip <= cpu->seg[SEG_CS].limit);
+}
+
+static inline __attribute__((always_inline)) void compare_segments(const struct rc_shadow *s,
+                                                                   const struct cpu *cpu) {
+#pragma GCC unroll 7
+    for (unsigned i = 0; i <= SEG_LDTR; i++)
+        compare_16(&cpu->seg[i], &s->segments[2 * i]);
+}
+
+/* The same contents in the segment registers, LDTR included, and in every entry of the tables. */
+static __attribute__((noinline)) bool contents_are_known(const struct rc_shadow *s,
+                                                         const struct cpu *cpu) {
+    struct borrowed registers;
+    bool same = true;
+    borrow(&registers);
+    compare_segments(s, cpu);
+    for (u32 i = 0; i < s->pages && same; i++)
+        same = compare_entries(s->page[i].raw, s->page[i].seen, s->page[i].count);
+    return give_back(&registers) && same;
+}
+
+/* That of the usual case: a GDT in one page, no LDT. */
+static inline bool plain_contents_are_known(const struct rc_shadow *s, const struct cpu *cpu) {
+    struct borrowed registers;
+    const u8 *raw = s->page[0].raw;
+    const u64 *seen = s->page[0].seen;
+    u32 blocks = s->plain_blocks;
+    borrow(&registers);
+    compare_segments(s, cpu);
+    do {
+        compare_block(raw, seen);
+        raw += 128, seen += 16;
+    } while (--blocks);
+    return give_back(&registers);
+}
+
+static bool any_straddled(const struct rc_shadow *s) {
+    for (u32 i = 0; i < s->pages; i++)
+        if (s->page[i].straddled)
+            return true;
+    return false;
+}
+
+static u32 plain_blocks(const struct rc_shadow *s) {
+    const struct rc_shadow_page *page = &s->page[0];
+    return s->pages == 1 && page->count % 16 == 0 && (uintptr_t)page->seen % 16 == 0
+               ? page->count / 16
+               : 0;
+}
+
+/* After a change of address space, or of a watched word: the same tables and registers as before,
+ * though perhaps elsewhere? */
+static bool only_moved(struct rc_shadow *s, const struct cpu *cpu) {
+    if (!registers_are_known(s, cpu) || cpu->cr0 != s->cr0 || cpu->cr4 != s->cr3_cr4 >> 32 ||
+        load64(&cpu->gdtr) != s->gdtr || !ldtr_is_known(s, cpu) || place_is_known(s, cpu))
         return false;
-#pragma GCC unroll 12
-    for (unsigned i = 0; i < LDTR_WORD; i++)
-        if (unlikely(segment_word(cpu, i) != s->segments[i]))
-            return false;
+    s->known = false;
+    s->in_step = find_tables(s, cpu);
+    if (!s->in_step || any_straddled(s) || !contents_are_known(s, cpu))
+        return false;
+    s->plain_blocks = plain_blocks(s);
+    s->known = true;
     return true;
 }
 
 static __attribute__((noinline)) bool ready_slow(struct rc_shadow *s, struct cpu *cpu) {
+    if (only_moved(s, cpu))
+        return true;
     if (!rc_direct_state(cpu) || !rc_shadow_sync(s, cpu) || !rc_shadow_matches(s, cpu))
         return false;
     for (unsigned i = 0; i < LDTR_WORD; i++)
         s->segments[i] = segment_word(cpu, i);
-    s->known = true;
-    for (u32 i = 0; i < s->pages; i++) /* pages_are_as_seen does not look at entries in two */
-        s->known &= !s->page[i].straddled;
+    s->known = !any_straddled(s); /* contents_are_known does not look at entries in two pages */
+    s->plain_blocks = plain_blocks(s);
     return true;
 }
 
 bool rc_shadow_ready(struct rc_shadow *s, struct cpu *cpu) {
-    if (likely(registers_are_known(s, cpu) && place_is_known(s, cpu) && pages_are_as_seen(s)))
+    if (likely(registers_are_known(s, cpu) && place_is_known(s, cpu)) &&
+        (likely(s->plain_blocks) ? plain_contents_are_known(s, cpu) : contents_are_known(s, cpu)))
         return true;
     return ready_slow(s, cpu);
 }

@@ -39,7 +39,8 @@ struct rc_shadow_table {
     u32 first, free; /* entries that may be mirrored: GDT 1 to 1FFDh, LDT all */
     u32 base, count; /* the guest's table as last seen: linear address, entries */
     u32 opaque;      /* entries that keep the state from running directly */
-    u64 seen[RC_SHADOW_ENTRIES]; /* the guest's entries as last seen; zero beyond its limit */
+    _Alignas(16)
+        u64 seen[RC_SHADOW_ENTRIES]; /* the guest's entries as last seen; zero beyond its limit */
 };
 /* A page of a guest's table in RAM: the entries that lie wholly in it. */
 struct rc_shadow_page {
@@ -67,8 +68,9 @@ struct rc_shadow {
     bool known;   /* the registers below were found ready, and the tables have not changed since */
     u32 cr0;      /* where the tables were found: these, LDTR, and what is watched */
     u64 cr3_cr4, gdtr;
-    u64 segments[14]; /* ES to LDTR */
+    _Alignas(16) u64 segments[14]; /* ES to LDTR */
     u32 watches, pages;
+    u32 plain_blocks; /* the only page holds that many times 16 entries, aligned; 0: otherwise */
     struct rc_shadow_watch watch[2 * RC_SHADOW_PAGES * 4];
     struct rc_shadow_page page[2 * RC_SHADOW_PAGES];
     struct rc_shadow_table gdt, ldt;
@@ -104,8 +106,9 @@ bool rc_direct_state(const struct cpu *cpu);
 
 /* All of it, for every entry to ring 3: rc_direct_state, rc_shadow_sync and rc_shadow_matches. What
  * was found is remembered and, while registers, paging structures and every entry of the tables
- * have the same values, used again: 215 host instructions with Linux's GDT and no LDT, of which
- * three for each entry; about 950 when one has changed. */
+ * have the same values, used again: 144 host instructions with Linux's GDT and no LDT, of which
+ * three for two entries; about 980 when one has changed. Borrows two SSE registers, which are the
+ * guest's, and gives them back. */
 bool rc_shadow_ready(struct rc_shadow *s, struct cpu *cpu);
 
 #endif

@@ -587,7 +587,7 @@ static void the_remembered_path_is_short(void **state) {
            first, again, changed, new_ldt, with_ldt);
     assert_true(again < first);
 #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_UNDEFINED__)
-    assert_true(again <= 240);
+    assert_true(again <= 170);
 #endif
     free(r);
 }
