@@ -36,7 +36,6 @@ void cpu_reset(struct cpu *cpu) {
         cpu->seg[s] = (struct segment){.attr = ATTR_P | ATTR_S | ATTR_W | ATTR_A, .limit = 0xffff};
     cpu->seg[SEG_CS].selector = 0xf000;
     cpu->seg[SEG_CS].base = 0xffff0000u;
-    cpu->seg[SEG_CS].attr |= ATTR_CODE;
     cpu->seg[SEG_LDTR] = (struct segment){.attr = ATTR_P | 2, .limit = 0xffff};
     cpu->seg[SEG_TR] = (struct segment){.attr = ATTR_P | 11, .limit = 0xffff};
     cpu->gdtr.limit = cpu->idtr.limit = 0xffff;
@@ -134,10 +133,10 @@ void cpu_dump(const struct cpu *cpu, void (*print)(void *, const char *line), vo
         (u32)r[R_ESP]);
     end_line(p);
     u32 f = cpu->eflags;
-    put(p, "EIP=%08x EFL=%08x [%c%c%c%c%c%c%c] CPL=%d II=%d A20=1 SMM=0 HLT=%d", cpu->eip, f,
+    put(p, "EIP=%08x EFL=%08x [%c%c%c%c%c%c%c] CPL=%d II=%d A20=%d SMM=0 HLT=%d", cpu->eip, f,
         f & F_DF ? 'D' : '-', f & F_OF ? 'O' : '-', f & F_SF ? 'S' : '-', f & F_ZF ? 'Z' : '-',
         f & F_AF ? 'A' : '-', f & F_PF ? 'P' : '-', f & F_CF ? 'C' : '-', cpu->cpl,
-        cpu->shadow != 0, cpu->halted);
+        cpu->shadow != 0, !cpu->a20_masked, cpu->halted);
     end_line(p);
     for (unsigned s = 0; s < SEG_COUNT; s++)
         dump_segment(p, names[s], &cpu->seg[s]);

@@ -179,7 +179,8 @@ struct cpu {
     u8 shadow;   /* SHADOW_* in force for the next instruction */
     bool halted; /* HLT executed, waiting for an interrupt */
     bool nmi_blocked;
-    bool shutdown; /* triple fault */
+    bool shutdown;   /* triple fault */
+    bool a20_masked; /* physical address bit 20 is forced to 0: see mmu_set_a20 */
     struct segment seg[SEG_COUNT];
     struct table_register gdtr, idtr;
     u32 cr0, cr2, cr3, cr4;

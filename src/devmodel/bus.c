@@ -82,8 +82,14 @@ static void region_write(const struct region *r, u64 addr, u32 value, unsigned b
         r->ops->write(r->opaque, (u32)(addr - r->base), low_bytes(value, bytes), bytes);
 }
 
+static bool aligned(const struct region *r, u32 port, unsigned bytes) {
+    return (port - r->base) % bytes == 0;
+}
+
 static u32 port_read(struct dev_bus *bus, u32 port, unsigned bytes) {
     const struct region *r = find_port(bus, port);
+    if (r && r->ops->max_bytes == DEV_UNDIVIDED)
+        return aligned(r, port, bytes) ? region_read(r, port, bytes) : 0;
     if (r && takes_whole(r, port, bytes))
         return region_read(r, port, bytes);
     if (bytes <= 1)
@@ -95,7 +101,10 @@ static u32 port_read(struct dev_bus *bus, u32 port, unsigned bytes) {
 
 static void port_write(struct dev_bus *bus, u32 port, u32 value, unsigned bytes) {
     const struct region *r = find_port(bus, port);
-    if (r && takes_whole(r, port, bytes)) {
+    if (r && r->ops->max_bytes == DEV_UNDIVIDED) {
+        if (aligned(r, port, bytes))
+            region_write(r, port, value, bytes);
+    } else if (r && takes_whole(r, port, bytes)) {
         region_write(r, port, value, bytes);
     } else if (bytes > 1) {
         unsigned half = bytes / 2;

@@ -1,6 +1,7 @@
 /*
  * debug_exit.c: isa-debug-exit. A write of v asks the machine to end with status (v << 1) | 1;
- * reads give 0.
+ * reads give 0. An access of any size counts by the port it begins at, if that is aligned to its
+ * size from the first port on, as QEMU's bus has it.
  */
 #include "devmodel/machine.h"
 
@@ -18,7 +19,8 @@ static void debug_exit_write(void *opaque, u32 offset, u32 value, unsigned bytes
     m->requests.exit_code = (int)(value << 1 | 1);
 }
 
-static const struct dev_region_ops debug_exit_ops = {debug_exit_read, debug_exit_write, 4};
+static const struct dev_region_ops debug_exit_ops = {debug_exit_read, debug_exit_write,
+                                                     DEV_UNDIVIDED};
 
 static bool debug_exit_init(struct machine_devices *m, void **state) {
     (void)state;

@@ -42,12 +42,15 @@ void dev_timer_cancel(struct dev_timer *t);
 
 /* ---- Port and MMIO bus ---- */
 
+/* Ports only: an access that begins in the region is never split. It comes whole though it runs off
+ * the end; one that is not aligned to its size does not come (and reads as 0). */
+#define DEV_UNDIVIDED 0xff
 /* Accesses of 1, 2 or 4 bytes. offset is relative to the region's base. A device that takes bytes
  * only sets max_bytes = 1 and the bus splits wider accesses. */
 struct dev_region_ops {
     u32 (*read)(void *opaque, u32 offset, unsigned bytes);
     void (*write)(void *opaque, u32 offset, u32 value, unsigned bytes);
-    u8 max_bytes; /* 1, 2 or 4; 0 means 4 */
+    u8 max_bytes; /* 1, 2 or 4, 0 means 4; or DEV_UNDIVIDED */
 };
 struct dev_bus;
 struct dev_bus *dev_bus_create(void);
@@ -94,6 +97,43 @@ struct dev_requests {
     bool intr_changed; /* the PIC's INTR output may have changed */
 };
 
+/* ---- Firmware configuration (fw_cfg.c) ---- */
+
+/* Keys of QEMU's fw_cfg items. */
+enum {
+    DEV_FW_CFG_SIGNATURE = 0x00,
+    DEV_FW_CFG_ID = 0x01,
+    DEV_FW_CFG_UUID = 0x02,
+    DEV_FW_CFG_RAM_SIZE = 0x03,
+    DEV_FW_CFG_NOGRAPHIC = 0x04,
+    DEV_FW_CFG_NB_CPUS = 0x05,
+    DEV_FW_CFG_KERNEL_ADDR = 0x07,
+    DEV_FW_CFG_KERNEL_SIZE = 0x08,
+    DEV_FW_CFG_INITRD_ADDR = 0x0a,
+    DEV_FW_CFG_INITRD_SIZE = 0x0b,
+    DEV_FW_CFG_BOOT_MENU = 0x0e,
+    DEV_FW_CFG_MAX_CPUS = 0x0f,
+    DEV_FW_CFG_KERNEL_DATA = 0x11,
+    DEV_FW_CFG_INITRD_DATA = 0x12,
+    DEV_FW_CFG_CMDLINE_ADDR = 0x13,
+    DEV_FW_CFG_CMDLINE_SIZE = 0x14,
+    DEV_FW_CFG_CMDLINE_DATA = 0x15,
+    DEV_FW_CFG_SETUP_ADDR = 0x16,
+    DEV_FW_CFG_SETUP_SIZE = 0x17,
+    DEV_FW_CFG_SETUP_DATA = 0x18,
+    DEV_FW_CFG_FILE_DIR = 0x19,
+    DEV_FW_CFG_FILE_FIRST = 0x20,
+};
+#define DEV_FW_CFG_NAME_BYTES 56 /* with the NUL */
+/* One item beside those that the device makes by itself (up to FILE_DIR). With a name it is a file
+ * of the directory, and the device chooses the key. Name and data stay their owner's. */
+struct dev_fw_cfg_item {
+    u16 key;
+    const char *name;
+    const u8 *data;
+    u32 bytes;
+};
+
 /* ---- The machine ---- */
 struct dev_config {
     u64 ram_bytes;
@@ -108,7 +148,14 @@ struct dev_config {
      * to dma_written (may be NULL) so that translations of those bytes die. */
     u8 *ram;
     void (*dma_written)(void *opaque, struct gpa addr, u64 bytes);
-    void *dma_opaque;
+    /* False when part of it cannot be written. NULL: all RAM can. */
+    bool (*ram_writable)(void *opaque, struct gpa addr, u64 bytes);
+    /* The host bridge's PAM registers made this part of C0000h-FFFFFh writable, or not. NULL: not
+     * wanted. */
+    void (*shadow_changed)(void *opaque, struct gpa addr, u64 bytes, bool writable);
+    void *dma_opaque; /* of all three */
+    const struct dev_fw_cfg_item *fw_cfg;
+    unsigned fw_cfg_items;
 };
 
 /* NULL on allocation failure. The config is copied. */

@@ -70,6 +70,6 @@ void dev_timers_run(struct dev_timers *list, u64 now_ns);
 
 extern const struct dev_descriptor dev_pic, dev_pit, dev_rtc, dev_com1, dev_com2, dev_i8042,
     dev_port92, dev_post, dev_pci, dev_reset_control, dev_acpi_pm, dev_dma, dev_debug_exit,
-    dev_testdev, dev_debugcon;
+    dev_testdev, dev_debugcon, dev_fw_cfg;
 
 #endif

@@ -4,8 +4,9 @@
  * bits that can be written. Source: PCI Local Bus Specification 2.2, section 3.2.2.3.2 "Software
  * Generation of Configuration Transactions"; Intel 440FX (290549) and 82371AB (290562) data sheets.
  *
- * DEVIATION: PMBA cannot be moved; PAM, SMRAM and the PIRQ routers keep what is written but route
- * nothing.
+ * DEVIATION: PMBA cannot be moved; SMRAM and the PIRQ routers keep what is written but route
+ * nothing. Of PAM only the write enables are obeyed, and only where there is firmware (-bios):
+ * reads always find the RAM, into which the firmware was copied.
  */
 #include "devmodel/machine.h"
 
@@ -16,6 +17,9 @@ enum {
     HOST = 0x00,
     ISA = 0x08,
     POWER = 0x0b, /* device << 3 | function */
+    PAM = 0x59,
+    PAM_REGISTERS = 7,
+    PAM_WRITE = 2, /* in either half of a register */
     COMMAND = 0x04,
     STATUS = 0x06,
     REVISION = 0x08,
@@ -33,6 +37,7 @@ struct function {
 };
 
 struct pci {
+    struct machine_devices *m;
     u32 address; /* CONFIG_ADDRESS */
     struct function f[FUNCTIONS];
 };
@@ -67,6 +72,22 @@ static u32 read_config(void *opaque, u32 offset, unsigned bytes) {
     return value;
 }
 
+/* PAM0's upper half governs the 64 KiB at F0000h; the halves of the others 16 KiB each from C0000h
+ * on. 440FX data sheet, "PAM: Programmable Attribute Map Registers". */
+static void shadow_changed(struct pci *p, u32 reg) {
+    const struct dev_config *c = &p->m->config;
+    u8 value = p->f[0].config[reg];
+    if (!c->shadow_changed)
+        return;
+    if (reg == PAM) {
+        c->shadow_changed(c->dma_opaque, GPA(0xf0000), 0x10000, value >> 4 & PAM_WRITE);
+        return;
+    }
+    u32 base = 0xc0000 + (reg - PAM - 1) * 0x8000;
+    c->shadow_changed(c->dma_opaque, GPA(base), 0x4000, value & PAM_WRITE);
+    c->shadow_changed(c->dma_opaque, GPA(base + 0x4000), 0x4000, value >> 4 & PAM_WRITE);
+}
+
 static void write_config(void *opaque, u32 offset, u32 value, unsigned bytes) {
     struct pci *p = opaque;
     struct function *f = selected(p);
@@ -76,6 +97,8 @@ static void write_config(void *opaque, u32 offset, u32 value, unsigned bytes) {
     for (unsigned i = 0; i < bytes; i++) {
         u8 *byte = &f->config[(first + i) & 0xff], mask = f->writable[(first + i) & 0xff];
         *byte = (u8)((*byte & ~mask) | (value >> (8 * i) & mask));
+        if (f->devfn == HOST && (first + i) - PAM < PAM_REGISTERS)
+            shadow_changed(p, first + i);
     }
 }
 
@@ -87,6 +110,7 @@ static bool pci_init(struct machine_devices *m, void **state) {
     if (!p)
         return false;
     *state = p;
+    p->m = m;
     return dev_bus_add_ports(m->bus, 0xcf8, 4, &address_ops, p) &&
            dev_bus_add_ports(m->bus, 0xcfc, 4, &data_ops, p);
 }
@@ -108,8 +132,8 @@ static void pci_reset(void *state) {
     identify(host, HOST, 0x1237, 0x02, 0x0600);
     store16(host->config + COMMAND, 0x0006);
     store16(host->config + STATUS, 0x0280);
-    memset(host->writable + 0x59, 0xff, 7); /* PAM0-6 */
-    host->config[0x72] = 0x02;              /* SMRAM */
+    memset(host->writable + PAM, 0xff, PAM_REGISTERS);
+    host->config[0x72] = 0x02; /* SMRAM */
     host->writable[0x72] = 0x78;
 
     struct function *isa = &p->f[1];

@@ -1,7 +1,9 @@
 /*
  * testdev.c: pc-testdev, what kvm-unit-tests drive: a scratch register (ports E0h-E3h, and the same
  * one byte by byte at E8h-EBh), a page-flush port (E4h), interrupt lines (2000h + line) and 64 KiB
- * of scratch memory at FF000000h.
+ * of scratch memory at FF000000h. All of it outlives a reset of the machine.
+ *
+ * An access of a size that QEMU's device does not take there reads as 0 and writes nothing.
  */
 #include "devmodel/machine.h"
 
@@ -27,15 +29,23 @@ static void scratch_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     t->scratch = (t->scratch & ~mask) | (value << shift & mask);
 }
 
-/* Asks the host to drop its mapping of a page and make it anew: nothing the guest could see. */
-static void flush_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
+static u32 write_only(void *opaque, u32 offset, unsigned bytes) {
     (void)opaque, (void)offset, (void)bytes;
-    TRACE(ioport, "testdev: flush page %08x\n", value);
+    return 0;
+}
+
+/* Asks the host to drop its mapping of a page and make it anew. Windows fill themselves again from
+ * the guest's tables whenever that happens, so there is nothing that the guest could see. */
+static void flush_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
+    (void)opaque, (void)offset;
+    if (bytes == 4)
+        TRACE(ioport, "testdev: flush page %08x\n", value);
 }
 
 static void irq_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
-    (void)bytes;
     struct testdev *t = opaque;
+    if (bytes != 1)
+        return;
     struct dev_irq irq = dev_machine_irq(t->m, offset);
     dev_irq_set(&irq, value != 0); /* lines 16-23 need an I/O APIC: the 8259s ignore them */
 }
@@ -52,8 +62,8 @@ static void memory_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
 
 static const struct dev_region_ops scratch_ops = {scratch_read, scratch_write, 4};
 static const struct dev_region_ops bytes_ops = {scratch_read, scratch_write, 1};
-static const struct dev_region_ops flush_ops = {NULL, flush_write, 4};
-static const struct dev_region_ops irq_ops = {NULL, irq_write, 4};
+static const struct dev_region_ops flush_ops = {write_only, flush_write, 4};
+static const struct dev_region_ops irq_ops = {write_only, irq_write, 4};
 static const struct dev_region_ops memory_ops = {memory_read, memory_write, 4};
 
 static bool testdev_init(struct machine_devices *m, void **state) {
@@ -71,10 +81,4 @@ static bool testdev_init(struct machine_devices *m, void **state) {
            dev_bus_add_mmio(m->bus, GPA(0xff000000), MEMORY_BYTES, &memory_ops, t);
 }
 
-static void testdev_reset(void *state) {
-    struct testdev *t = state;
-    t->scratch = 0;
-    memset(t->memory, 0, sizeof t->memory);
-}
-
-const struct dev_descriptor dev_testdev = {"pc-testdev", testdev_init, testdev_reset, free};
+const struct dev_descriptor dev_testdev = {"pc-testdev", testdev_init, NULL, free};

@@ -12,6 +12,7 @@ struct piece {
     u64 gpa;
     u32 bytes;
     bool ram;
+    const u8 *rom; /* NULL when not ROM */
 };
 
 static inline bool is_user(const struct cpu *cpu, unsigned access) {
@@ -33,6 +34,7 @@ static inline u8 *tlb_lookup(struct mmu *mmu, u32 lin, unsigned bytes, unsigned 
     return likely(tag == tag_of(lin) && offset + bytes <= PAGE_BYTES) ? e->host + offset : NULL;
 }
 
+/* The page is RAM, or ROM and not written. */
 static void tlb_insert(struct cpu *cpu, u32 lin, unsigned access, bool user,
                        const struct mmu_xlat *x) {
     struct mmu *mmu = cpu->mmu;
@@ -47,8 +49,10 @@ static void tlb_insert(struct cpu *cpu, u32 lin, unsigned access, bool user,
         u64 *large = &mmu->tlb_large[user][index / 64], bit = BIT64(index % 64);
         *large = x->page_bytes > PAGE_BYTES ? *large | bit : *large & ~bit;
         mmu->tlb_used[user][index / 64] |= bit;
+        u64 page = x->gpa.v & ~(u64)PAGE_OFFSET_MASK;
+        const u8 *rom = mmu_rom_at(mmu, page);
         *e =
-            (struct softtlb_entry){.gpa_page = gpa_page, .host = mmu->ram + (x->gpa.v & ~0xfffull)};
+            (struct softtlb_entry){.gpa_page = gpa_page, .host = rom ? (u8 *)rom : mmu->ram + page};
     }
     if (access & MMU_FETCH) {
         e->fetch_tag = tag;
@@ -105,8 +109,9 @@ static bool resolve(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access,
             return false;
         piece[i] = (struct piece){.gpa = x.gpa.v,
                                   .bytes = i ? bytes - first : first,
-                                  .ram = mmu_gpa_is_ram(cpu->mmu, x.gpa.v)};
-        if (piece[i].ram)
+                                  .ram = mmu_gpa_is_ram(cpu->mmu, x.gpa.v),
+                                  .rom = mmu_rom_at(cpu->mmu, x.gpa.v)};
+        if (piece[i].ram || (piece[i].rom && !(access & MMU_WRITE)))
             tlb_insert(cpu, at, access, user, &x);
     }
     return true;
@@ -160,6 +165,8 @@ static inline void copy_in(void *buf, const u8 *host, u32 bytes) {
 }
 
 static void ram_write(struct mmu *mmu, u64 gpa, const u8 *buf, u32 bytes) {
+    if (unlikely(mmu->code_page[gpa >> PAGE_SHIFT] & PAGE_IS_READ_ONLY))
+        return;
     if (mmu->journal)
         mmu_journal_record(mmu, gpa, buf, bytes);
     copy_in(mmu->ram + gpa, buf, bytes);
@@ -174,6 +181,8 @@ static bool read_slow(struct cpu *cpu, u32 lin, u8 *buf, unsigned bytes, unsigne
     for (unsigned i = 0; i < count; i++) {
         if (piece[i].ram)
             copy_in(buf, cpu->mmu->ram + piece[i].gpa, piece[i].bytes);
+        else if (piece[i].rom)
+            copy_in(buf, piece[i].rom, piece[i].bytes);
         else
             mmio_read(cpu, piece[i].gpa, buf, piece[i].bytes);
         buf += piece[i].bytes;
@@ -189,7 +198,7 @@ static bool write_slow(struct cpu *cpu, u32 lin, const u8 *buf, unsigned bytes, 
     for (unsigned i = 0; i < count; i++) {
         if (piece[i].ram)
             ram_write(cpu->mmu, piece[i].gpa, buf, piece[i].bytes);
-        else
+        else if (!piece[i].rom)
             mmio_write(cpu, piece[i].gpa, buf, piece[i].bytes);
         buf += piece[i].bytes;
     }
@@ -240,9 +249,12 @@ void *mmu_host_pointer(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access
         cpu->fault = saved;
         return NULL;
     }
-    if (!mmu_gpa_is_ram(mmu, x.gpa.v))
+    const u8 *rom = mmu_rom_at(mmu, x.gpa.v);
+    if (!mmu_gpa_is_ram(mmu, x.gpa.v) && (!rom || (access & MMU_WRITE)))
         return NULL;
     tlb_insert(cpu, lin, access, user, &x);
+    if (rom)
+        return (u8 *)rom;
     if ((access & MMU_WRITE) && mmu->code_page[x.gpa.v >> PAGE_SHIFT])
         return NULL;
     return mmu->ram + x.gpa.v;
@@ -287,6 +299,14 @@ void mmu_mode_changed(struct cpu *cpu) {
     mmu_softtlb_flush(cpu);
     if (cpu->mmu->windows)
         mmu_windows_mode_changed(cpu);
+}
+
+void mmu_set_a20(struct cpu *cpu, bool enabled) {
+    if (cpu->a20_masked == !enabled)
+        return;
+    TRACE(mmu, "A20 %s\n", enabled ? "on" : "off");
+    cpu->a20_masked = !enabled;
+    mmu_mode_changed(cpu);
 }
 
 void mmu_invlpg(struct cpu *cpu, struct glin lin) {

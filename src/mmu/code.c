@@ -1,6 +1,7 @@
 /*
- * code.c: which physical pages hold translated code, and the one queue through which every kind of
- * write to them (stores of the emulator, the walker's A/D updates, DMA) reaches the translator.
+ * code.c: which physical pages hold translated code or are read-only, and the one queue through
+ * which every kind of write to them (stores of the emulator, the walker's A/D updates, DMA) reaches
+ * the translator.
  *
  * Invariant: a protected page has no write tag in the soft TLB and no writable mapping in a window.
  */
@@ -10,11 +11,12 @@ static bool page_in_ram(const struct mmu *mmu, u64 page) {
     return page < mmu->ram_bytes >> PAGE_SHIFT;
 }
 
-void mmu_code_protect(struct mmu *mmu, struct gpa gpa) {
-    u64 page = gpa.v >> PAGE_SHIFT;
-    if (!page_in_ram(mmu, page) || mmu->code_page[page])
+/* Every write to the page goes the slow way from here on. */
+static void protect(struct mmu *mmu, u64 page, u8 why) {
+    u8 before = mmu->code_page[page];
+    mmu->code_page[page] |= why;
+    if (before)
         return;
-    mmu->code_page[page] = 1;
     for (unsigned user = 0; user < 2; user++)
         for (unsigned i = 0; i < SOFTTLB_ENTRIES; i++)
             if (mmu->tlb[user][i].gpa_page == page)
@@ -22,16 +24,33 @@ void mmu_code_protect(struct mmu *mmu, struct gpa gpa) {
     mmu_windows_protect_page(mmu, page);
 }
 
+void mmu_code_protect(struct mmu *mmu, struct gpa gpa) {
+    u64 page = gpa.v >> PAGE_SHIFT;
+    if (page_in_ram(mmu, page))
+        protect(mmu, page, PAGE_IS_CODE);
+}
+
+void mmu_ram_set_read_only(struct mmu *mmu, struct gpa gpa, u64 bytes, bool on) {
+    for (u64 page = gpa.v >> PAGE_SHIFT; page < (gpa.v + bytes) >> PAGE_SHIFT; page++) {
+        if (!page_in_ram(mmu, page))
+            continue;
+        if (on)
+            protect(mmu, page, PAGE_IS_READ_ONLY);
+        else
+            mmu->code_page[page] &= (u8)~PAGE_IS_READ_ONLY;
+    }
+}
+
 /* Windows stay read-only: the next write fault finds the page unprotected and upgrades it. */
 void mmu_code_unprotect(struct mmu *mmu, struct gpa gpa) {
     u64 page = gpa.v >> PAGE_SHIFT;
     if (page_in_ram(mmu, page))
-        mmu->code_page[page] = 0;
+        mmu->code_page[page] &= (u8)~PAGE_IS_CODE;
 }
 
 bool mmu_code_is_protected(const struct mmu *mmu, struct gpa gpa) {
     u64 page = gpa.v >> PAGE_SHIFT;
-    return page_in_ram(mmu, page) && mmu->code_page[page];
+    return page_in_ram(mmu, page) && (mmu->code_page[page] & PAGE_IS_CODE);
 }
 
 /* Queues one write inside one page. Runs of ascending stores (a guest copying code) merge. */
@@ -60,7 +79,8 @@ static void queue_write(struct mmu *mmu, u64 gpa, u32 bytes) {
 void mmu_code_note_write(struct mmu *mmu, u64 gpa, u64 bytes) {
     while (bytes) {
         u64 piece = MIN(bytes, PAGE_BYTES - (gpa & PAGE_OFFSET_MASK));
-        if (page_in_ram(mmu, gpa >> PAGE_SHIFT) && mmu->code_page[gpa >> PAGE_SHIFT])
+        if (page_in_ram(mmu, gpa >> PAGE_SHIFT) &&
+            (mmu->code_page[gpa >> PAGE_SHIFT] & PAGE_IS_CODE))
             queue_write(mmu, gpa, (u32)piece);
         gpa += piece;
         bytes -= piece;

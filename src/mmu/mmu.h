@@ -35,8 +35,18 @@ u64 mmu_ram_bytes(const struct mmu *mmu);
 /* Zeroes all of it, behind the MMU's back: mmu_phys_written tells. */
 void mmu_ram_clear(struct mmu *mmu);
 /* Guest physical addresses [A0000h, C0000h) are MMIO; all other addresses below ram_bytes are RAM;
- * everything above is MMIO. */
+ * everything above is MMIO, but for the ROM. */
 static inline bool mmu_gpa_is_ram(const struct mmu *mmu, u64 gpa);
+/* Puts an image, a multiple of 4 KiB, right below 4 GiB: reads and fetches find it, writes are
+ * lost. It is not RAM: translated code hands accesses to it over. The image stays the caller's;
+ * NULL takes it out. */
+void mmu_set_rom(struct mmu *mmu, const u8 *image, u32 bytes);
+/* Makes whole pages of RAM read-only, as shadowed firmware is, or RAM like any other again: writes
+ * by guest code are lost, physical ones are refused. */
+void mmu_ram_set_read_only(struct mmu *mmu, struct gpa gpa, u64 bytes, bool on);
+/* Gate A20: while not enabled, bit 20 of every physical address that the CPU makes reads as 0.
+ * Windows do not know it: nothing translated may run while cpu->a20_masked. */
+void mmu_set_a20(struct cpu *cpu, bool enabled);
 
 /* ---- Page-table walker (walk.c) ---- */
 
@@ -75,8 +85,10 @@ bool mmu_check_write(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access);
  * (no fault raised: fall back to mmu_read/mmu_write). For writes NULL also when the page holds
  * translated code. Valid until the next mmu call that changes mappings. */
 void *mmu_host_pointer(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access);
-/* Physical accesses by devices, walker and loaders. False when not RAM. */
+/* Physical accesses by devices, debuggers and loaders. False when not RAM; reads find the ROM, too,
+ * writes also fail on read-only pages. */
 bool mmu_phys_read(struct mmu *mmu, struct gpa gpa, void *buf, u64 bytes);
+bool mmu_phys_writable(const struct mmu *mmu, struct gpa gpa, u64 bytes);
 bool mmu_phys_write(struct mmu *mmu, struct gpa gpa, const void *buf, u64 bytes);
 /* Tells that a device wrote RAM behind the MMU's back. */
 void mmu_phys_written(struct mmu *mmu, struct gpa gpa, u64 bytes);

@@ -31,7 +31,9 @@ struct mmu {
     u8 *ram;
     u64 ram_bytes;
     struct memory_ram memory;
-    u8 *code_page; /* one byte per RAM page: 1 = holds translated code */
+    u8 *code_page; /* one byte per RAM page, PAGE_*: not 0 means that writes need attention */
+    const u8 *rom; /* rom_bytes, ending at 4 GiB; NULL: none */
+    u32 rom_bytes;
     struct mmu_code_write code_queue[MMU_CODE_QUEUE];
     u32 code_queue_head, code_queue_tail;
     bool code_queue_overflow;
@@ -48,6 +50,19 @@ struct mmu {
         stat_cr3_loads, stat_revalidated_regions, stat_dropped_pages, stat_window_evictions,
         stat_invlpg, stat_host_maps;
 };
+
+/* What a page of RAM is besides RAM. Either way no window maps it writable. */
+enum { PAGE_IS_CODE = 1 /* holds translated code */, PAGE_IS_READ_ONLY = 2 };
+
+/* The host's copy of a byte of ROM (the rest of the page follows), NULL elsewhere. */
+static inline const u8 *mmu_rom_at(const struct mmu *mmu, u64 gpa) {
+    u64 offset = gpa - (0x100000000ull - mmu->rom_bytes);
+    return offset < mmu->rom_bytes ? mmu->rom + offset : NULL;
+}
+
+static inline u64 mmu_mask_a20(const struct cpu *cpu, u64 gpa) {
+    return unlikely(cpu->a20_masked) ? gpa & ~(1ull << 20) : gpa;
+}
 
 static inline bool mmu_gpa_is_ram(const struct mmu *mmu, u64 gpa) {
     return gpa < mmu->ram_bytes && (gpa < 0xa0000 || gpa >= 0xc0000);

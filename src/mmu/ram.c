@@ -1,6 +1,6 @@
 /*
- * ram.c: guest RAM, mapped once flat for the monitor and the devices (and piecewise into windows by
- * the window backing). Physical accesses that are not the CPU's own end here.
+ * ram.c: guest RAM and ROM. RAM is mapped once flat for the monitor and the devices (and piecewise
+ * into windows by the window backing). Physical accesses that are not the CPU's own end here.
  */
 #include "mmu/mmu.h"
 
@@ -52,6 +52,12 @@ void mmu_ram_clear(struct mmu *mmu) {
     memory_ram_clear(&mmu->memory);
 }
 
+void mmu_set_rom(struct mmu *mmu, const u8 *image, u32 bytes) {
+    RF_ASSERT(bytes % PAGE_BYTES == 0);
+    mmu->rom = image;
+    mmu->rom_bytes = image ? bytes : 0;
+}
+
 /* True when [gpa, gpa+bytes) is RAM throughout: inside the RAM's size, clear of the VGA hole. */
 static bool range_is_ram(const struct mmu *mmu, u64 gpa, u64 bytes) {
     if (gpa >= mmu->ram_bytes || bytes > mmu->ram_bytes - gpa)
@@ -60,14 +66,24 @@ static bool range_is_ram(const struct mmu *mmu, u64 gpa, u64 bytes) {
 }
 
 bool mmu_phys_read(struct mmu *mmu, struct gpa gpa, void *buf, u64 bytes) {
+    const u8 *rom = mmu_rom_at(mmu, gpa.v);
+    if (!range_is_ram(mmu, gpa.v, bytes) && (!rom || bytes > 0x100000000ull - gpa.v))
+        return false;
+    memcpy(buf, rom ? rom : mmu->ram + gpa.v, bytes);
+    return true;
+}
+
+bool mmu_phys_writable(const struct mmu *mmu, struct gpa gpa, u64 bytes) {
     if (!range_is_ram(mmu, gpa.v, bytes))
         return false;
-    memcpy(buf, mmu->ram + gpa.v, bytes);
+    for (u64 at = gpa.v & ~(u64)PAGE_OFFSET_MASK; at < gpa.v + bytes; at += PAGE_BYTES)
+        if (mmu->code_page[at >> PAGE_SHIFT] & PAGE_IS_READ_ONLY)
+            return false;
     return true;
 }
 
 bool mmu_phys_write(struct mmu *mmu, struct gpa gpa, const void *buf, u64 bytes) {
-    if (!range_is_ram(mmu, gpa.v, bytes))
+    if (!mmu_phys_writable(mmu, gpa, bytes))
         return false;
     memcpy(mmu->ram + gpa.v, buf, bytes);
     mmu_phys_written(mmu, gpa, bytes);

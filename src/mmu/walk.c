@@ -31,6 +31,7 @@ static u64 pae_reserved(const struct cpu *cpu) {
 /* Reads an entry into the walk; false when it is outside RAM or not present. */
 static bool read_entry(const struct cpu *cpu, struct mmu_walk *w, u64 gpa) {
     const struct mmu *mmu = cpu->mmu;
+    gpa = mmu_mask_a20(cpu, gpa);
     if (!mmu_gpa_is_ram(mmu, gpa))
         return false;
     u64 entry = w->entry_bytes == 8 ? __atomic_load_n((u64 *)(mmu->ram + gpa), __ATOMIC_RELAXED)
@@ -48,7 +49,7 @@ static enum mmu_walk_status finish(const struct cpu *cpu, struct mmu_walk *w, u6
         all &= w->entry[0];
         any |= w->entry[0];
     }
-    x->gpa = GPA(frame | (lin & (page_bytes - 1)));
+    x->gpa = GPA(mmu_mask_a20(cpu, frame | (lin & (page_bytes - 1))));
     x->pte = leaf;
     x->page_bytes = page_bytes;
     x->user = all & PTE_U;
@@ -107,7 +108,7 @@ enum mmu_walk_status mmu_walk_tables(const struct cpu *cpu, u32 lin, struct mmu_
     w->depth = 0;
     w->entry_bytes = 4;
     if (!cpu_paging(cpu)) {
-        *w->x = (struct mmu_xlat){.gpa = GPA(lin),
+        *w->x = (struct mmu_xlat){.gpa = GPA(mmu_mask_a20(cpu, lin)),
                                   .pte = lin & ~PAGE_OFFSET_MASK,
                                   .page_bytes = 4u << 20,
                                   .user = true,
@@ -156,6 +157,10 @@ static bool set_bits(struct mmu *mmu, struct mmu_walk *w, unsigned i, u32 bits) 
     if (old == new)
         return true;
     u64 gpa = w->entry_gpa[i];
+    if (unlikely(mmu->code_page[gpa >> PAGE_SHIFT] & PAGE_IS_READ_ONLY)) {
+        w->entry[i] = new; /* the write is lost */
+        return true;
+    }
     if (mmu->journal)
         mmu_journal_record(mmu, gpa, &new, w->entry_bytes);
     bool done;
@@ -215,7 +220,7 @@ bool mmu_probe(const struct cpu *cpu, struct glin lin, struct mmu_xlat *out) {
 /* SDM volume 3, section 4.4.1 "PDPTE Registers". CR3 bits 31:5 locate the four entries. */
 bool mmu_load_pdptrs(struct cpu *cpu, u32 cr3) {
     struct mmu *mmu = cpu->mmu;
-    u64 gpa = cr3 & ~0x1fu, entry[4] = {0};
+    u64 gpa = mmu_mask_a20(cpu, cr3 & ~0x1fu), entry[4] = {0};
     u64 reserved = ~(BIT64(phys_bits(cpu)) - 1) | 0x1e6;
     for (unsigned i = 0; i < 4; i++) {
         if (mmu_gpa_is_ram(mmu, gpa))

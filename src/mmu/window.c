@@ -31,7 +31,8 @@ void mmu_windows_free(struct mmu *mmu) {
 
 static u64 mode_bits(const struct cpu *cpu) {
     u32 cr4 = cpu->cr4 & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_SMEP | CR4_SMAP);
-    return (cpu->cr0 & (CR0_PG | CR0_WP)) | (u64)cr4 << 32 | (cpu->efer & EFER_NXE);
+    u64 a20 = cpu->a20_masked ? BIT64(63) : 0;
+    return (cpu->cr0 & (CR0_PG | CR0_WP)) | (u64)cr4 << 32 | (cpu->efer & EFER_NXE) | a20;
 }
 
 static bool create_failed(struct mmu *mmu, struct mmu_error *err, const char *what) {

@@ -69,6 +69,8 @@ static void bt_engine_destroy(struct vm *vm) {
 }
 
 static enum mon_exit bt_engine_run(struct vm *vm) {
+    if (unlikely(vm->cpu->a20_masked)) /* windows do not know it */
+        return interp_engine_run(vm);
     if (vm->lockstep)
         return mon_lockstep_run(vm);
     if (vm->clock.icount)

@@ -20,6 +20,10 @@ static void note_device_access(struct vm *vm) {
         r->intr_changed = false;
         vm->stop = 1;
     }
+    if (unlikely(vm->cpu->a20_masked == dev_a20_enabled(vm->dev))) {
+        mmu_set_a20(vm->cpu, dev_a20_enabled(vm->dev));
+        vm->stop = 1; /* the engine may be another: see bt_engine_run */
+    }
     if (vm->clock.icount)
         vm->stop = 1; /* the budget may have become too long */
     else if (dev_next_deadline_ns(vm->dev) < vm->events.armed_ns)
@@ -64,6 +68,12 @@ static u64 clock_now(void *opaque) {
 static void dma_written(void *opaque, struct gpa addr, u64 bytes) {
     mmu_phys_written(((struct vm *)opaque)->mmu, addr, bytes);
 }
+static bool ram_writable(void *opaque, struct gpa addr, u64 bytes) {
+    return mmu_phys_writable(((struct vm *)opaque)->mmu, addr, bytes);
+}
+static void shadow_changed(void *opaque, struct gpa addr, u64 bytes, bool writable) {
+    mon_firmware_shadow(opaque, addr, bytes, writable);
+}
 
 /* ---- Reset ---- */
 
@@ -73,18 +83,27 @@ static void set_firmware_registers(struct cpu *cpu) {
     cpu->msr_apicbase = 0xfee00000u; /* no local APIC: not enabled */
 }
 
+/* The guest stands at its entry: firmware at the reset vector, a kernel as its protocol says. */
+static bool load_guest(struct vm *vm, struct mon_error *err) {
+    if (mon_firmware_place(vm))
+        return true;
+    set_firmware_registers(vm->cpu);
+    if (!mon_image_load(&vm->image, mmu_ram(vm->mmu), mmu_ram_bytes(vm->mmu), vm->cpu, err))
+        return false;
+    dev_acpi_place_tables(vm->dev);
+    return true;
+}
+
 bool mon_machine_reset(struct vm *vm, struct mon_error *err) {
     struct cpu *cpu = vm->cpu;
     u64 insns = cpu->insn_count;
     mmu_ram_clear(vm->mmu);
     cpu_reset(cpu);
     cpu->insn_count = insns; /* -icount's clock never runs back */
-    set_firmware_registers(cpu);
     dev_machine_reset(vm->dev);
     mmu_phys_written(vm->mmu, GPA(0), mmu_ram_bytes(vm->mmu));
-    if (!mon_image_load(&vm->image, mmu_ram(vm->mmu), mmu_ram_bytes(vm->mmu), cpu, err))
+    if (!load_guest(vm, err))
         return false;
-    dev_acpi_place_tables(vm->dev);
     mmu_mode_changed(cpu);
     if (vm->engine->flush)
         vm->engine->flush(vm);
@@ -148,7 +167,11 @@ static bool create_devices(struct vm *vm, struct mon_error *err) {
                            .debugcon = mon_serial_chardev(&vm->debugcon),
                            .ram = mmu_ram(vm->mmu),
                            .dma_written = dma_written,
-                           .dma_opaque = vm};
+                           .ram_writable = ram_writable,
+                           .shadow_changed = vm->firmware.rom.data ? shadow_changed : NULL,
+                           .dma_opaque = vm,
+                           .fw_cfg = vm->firmware.item,
+                           .fw_cfg_items = vm->firmware.items};
     c.clock.epoch_s = o->rtc_set ? o->rtc_epoch_s : o->icount ? FIXED_EPOCH_S : mon_epoch_s();
     for (unsigned i = 0; i < ARRAY_LEN(vm->serial); i++)
         c.serial[i] = mon_serial_chardev(&vm->serial[i]);
@@ -166,7 +189,9 @@ static bool build(struct vm *vm, struct mon_error *err) {
     mon_clock_init(&vm->clock, o, &host);
     if (!mon_cpu_model(o->cpu, &host, vm->clock.tsc_hz, &vm->model, err))
         return false;
-    if (!mon_image_open(&vm->image, o->kernel, o->initrd, o->append, err))
+    if (o->kernel && !mon_image_open(&vm->image, o->kernel, o->initrd, o->append, err))
+        return false;
+    if (!mon_firmware_open(vm, err))
         return false;
     if (!create_memory(vm, err) || !mon_serial_open(vm, err) || !create_devices(vm, err))
         return false;
@@ -215,6 +240,7 @@ void mon_vm_destroy(struct vm *vm) {
         interp_destroy(vm->interp);
     dev_machine_destroy(vm->dev);
     mon_serial_close(vm);
+    mon_firmware_close(vm);
     mon_image_close(&vm->image);
     cpu_destroy(vm->cpu);
     if (vm->mmu)

@@ -30,9 +30,12 @@ struct mon_chardev_option {
 
 enum mon_icount_log { MON_RR_NONE, MON_RR_RECORD, MON_RR_REPLAY };
 
+#define MON_MAX_FW_CFG 32
 /* Strings point into argv or into `owned`. */
 struct mon_options {
-    const char *kernel, *initrd, *append;
+    const char *kernel, *initrd, *append, *bios;
+    const char *fw_cfg[MON_MAX_FW_CFG]; /* as given; good for mon_fw_cfg_parse */
+    unsigned fw_cfg_count;
     const char *cpu;   /* NAME[,-feat][,+feat] */
     const char *accel; /* "bt" or "interp" */
     u64 ram_bytes;
@@ -68,6 +71,14 @@ enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_option
 /* "128", "128M", "1.5G", "0x10M": bytes, in units of default_unit without a suffix. Suffixes B K M
  * G T. False when not a number or out of range of u64. */
 bool mon_parse_size(const char *text, u64 default_unit, u64 *bytes);
+/* The argument of -fw_cfg: [name=]NAME,file=FILE or [name=]NAME,string=TEXT; a doubled comma stands
+ * for one. */
+struct mon_fw_cfg_option {
+    char name[56];
+    char value[1024]; /* the file's name or the text */
+    bool is_file;
+};
+bool mon_fw_cfg_parse(const char *arg, struct mon_fw_cfg_option *out, struct mon_error *err);
 /* Splits a command line that comes as one string into words, in place, as a shell does: "..." and
  * '...' quote, a backslash takes the next character as it is. False when there are more than max or
  * a quote is not closed: then argv holds the words before that. */

@@ -178,3 +178,44 @@ bool mon_split_line(char *line, char **argv, int max, int *argc) {
             return false;
     }
 }
+
+/* ---- -fw_cfg ---- */
+
+/* What stands before the next comma, doubled ones undone. NULL when it does not fit. */
+static const char *take_value(const char *p, char *out, size_t out_bytes) {
+    size_t n = 0;
+    while (*p && (p[0] != ',' || p[1] == ',')) {
+        if (n + 1 >= out_bytes)
+            return NULL;
+        p += *p == ',';
+        out[n++] = *p++;
+    }
+    out[n] = 0;
+    return p + (*p == ',');
+}
+
+bool mon_fw_cfg_parse(const char *arg, struct mon_fw_cfg_option *out, struct mon_error *err) {
+    enum { NAME, FILE_NAME, STRING, KEYS };
+    static const char *const keys[KEYS] = {"name", "file", "string"};
+    char value[KEYS][sizeof out->value] = {""};
+    for (const char *p = arg; *p;) {
+        size_t chars = strcspn(p, "=,");
+        unsigned key = p == arg && p[chars] != '=' ? NAME : KEYS;
+        for (unsigned i = 0; i < KEYS && p[chars] == '='; i++)
+            if (strlen(keys[i]) == chars && !strncmp(p, keys[i], chars))
+                key = i;
+        if (key == KEYS)
+            return mon_fail(err, "invalid parameter '%.*s' (name, file, string)", (int)chars, p);
+        p = take_value(p[chars] == '=' ? p + chars + 1 : p, value[key], sizeof value[key]);
+        if (!p)
+            return mon_fail(err, "the value of %s is too long", keys[key]);
+    }
+    if (!value[NAME][0] || !value[FILE_NAME][0] == !value[STRING][0])
+        return mon_fail(err, "name, plus exactly one of file and string, are needed");
+    if (strlen(value[NAME]) >= sizeof out->name)
+        return mon_fail(err, "name too long (max. %zu char)", sizeof out->name - 1);
+    out->is_file = value[FILE_NAME][0];
+    strcpy(out->name, value[NAME]);
+    strcpy(out->value, value[out->is_file ? FILE_NAME : STRING]);
+    return true;
+}

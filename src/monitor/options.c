@@ -73,6 +73,22 @@ static enum mon_parse_result set_append(const struct met *met) {
     met->o->append = met->arg;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_bios(const struct met *met) {
+    met->o->bios = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result add_fw_cfg(const struct met *met) {
+    struct mon_fw_cfg_option parsed;
+    struct mon_error err;
+    if (!mon_fw_cfg_parse(met->arg, &parsed, &err))
+        return fail("-fw_cfg: %s", err.text);
+    if (met->o->fw_cfg_count == ARRAY_LEN(met->o->fw_cfg))
+        return fail("-fw_cfg: more than %u items", MON_MAX_FW_CFG);
+    if (strncmp(parsed.name, "opt/", 4))
+        log_warn("externally provided fw_cfg item names should be prefixed with \"opt/\"");
+    met->o->fw_cfg[met->o->fw_cfg_count++] = met->arg;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_nographic(const struct met *met) {
     met->o->nographic = true;
     return MON_PARSE_RUN;
@@ -488,6 +504,12 @@ static const struct option_row options[] = {
     {"append", ARG, set_append, " cmdline use 'cmdline' as kernel command line"},
     {"initrd", ARG, set_initrd,
      " file    use 'file' as initial ram disk (Multiboot: \"file args,file2 args\")"},
+    {"bios", ARG, set_bios,
+     " file      firmware, 64 to 256 KiB, started at the reset vector instead of the kernel"},
+    {"fw_cfg", ARG, add_fw_cfg,
+     " [name=]<name>,file=<file>|string=<str>\n                add named fw_cfg entry with "
+     "contents "
+     "from file or string"},
     {"display", ARG, set_display, " none   there is no display"},
     {"nographic", NO_ARG, set_nographic,
      "      serial port and console on standard input and output"},
@@ -567,7 +589,6 @@ static const struct option_row options[] = {
     {"full-screen", NO_ARG, warn_ignored, NULL},
     {"qmp", ARG, set_none_only, NULL},
     {"qmp-pretty", ARG, set_none_only, NULL},
-    {"bios", ARG, warn_ignored, NULL},
     {"L", ARG, warn_ignored, NULL},
     {"global", ARG, warn_ignored, NULL},
     {"object", ARG, warn_ignored, NULL},
@@ -579,7 +600,6 @@ static const struct option_row options[] = {
     {"trace", ARG, warn_ignored, NULL},
     {"singlestep", NO_ARG, warn_ignored, NULL},
     {"smbios", ARG, warn_ignored, NULL},
-    {"fw_cfg", ARG, warn_ignored, NULL},
     {"watchdog-action", ARG, warn_ignored, NULL},
     {"snapshot", NO_ARG, warn_ignored, NULL},
     {"numa", ARG, warn_ignored, NULL},
@@ -657,7 +677,8 @@ static enum mon_parse_result finish(struct mon_options *o) {
             return fail("-append only allowed with -kernel option");
         if (o->initrd)
             return fail("-initrd only allowed with -kernel option");
-        return fail("no kernel: use -kernel FILE (there is no BIOS to boot a disk)");
+        if (!o->bios)
+            return fail("no kernel: use -kernel FILE (there is no BIOS to boot a disk)");
     }
     bool serial_uses_stdio = false;
     for (unsigned i = 0; i < o->serial_count; i++)

@@ -128,6 +128,24 @@ struct mon_counters {
 #undef X
 };
 
+/* ---- Firmware and fw_cfg (firmware.c) ---- */
+#define MON_FIRMWARE_ITEMS (32 + MON_MAX_FW_CFG)
+struct mon_firmware_file {
+    struct mon_fw_cfg_option option;
+    struct mon_file content; /* file= */
+};
+struct mon_firmware {
+    struct mon_file rom; /* -bios; data NULL: none */
+    struct dev_fw_cfg_item item[MON_FIRMWARE_ITEMS];
+    unsigned items;
+    struct mon_firmware_file *file; /* of -fw_cfg */
+    unsigned files;
+    u8 *setup;       /* the kernel's first sectors, filled in */
+    u8 value[12][4]; /* what items of 32 bits hold */
+    unsigned values;
+    u8 e820[20];
+};
+
 struct mon_lockstep;
 struct mon_replay;
 
@@ -144,6 +162,7 @@ struct vm {
     struct bt *bt; /* NULL under -accel interp */
     const struct engine *engine;
     struct mon_image image;
+    struct mon_firmware firmware;
 
     /* Non-zero: leave guest code and look at events. Set by the kick handler and by the bus. */
     volatile u32 stop;
@@ -182,6 +201,15 @@ u64 mon_clock_budget(const struct vm *vm, u64 deadline_ns);
 bool mon_machine_reset(struct vm *vm, struct mon_error *err);
 /* The next moment at which something is due without the guest doing anything. */
 u64 mon_next_deadline_ns(struct vm *vm);
+
+/* firmware.c */
+/* Reads -bios and -fw_cfg's files and makes the items; vm->image is open. */
+bool mon_firmware_open(struct vm *vm, struct mon_error *err);
+void mon_firmware_close(struct vm *vm);
+/* Maps the ROM and its copy below 1 MiB, into cleared RAM. False when there is none. */
+bool mon_firmware_place(struct vm *vm);
+/* The host bridge opened or closed this part of C0000h-FFFFFh for writing. */
+void mon_firmware_shadow(struct vm *vm, struct gpa addr, u64 bytes, bool writable);
 
 /* events.c */
 /* Re-arms the host timer to the next deadline. */

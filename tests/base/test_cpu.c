@@ -48,7 +48,7 @@ static void the_dump_has_the_lines_of_info_registers(void **state) {
         "EAX=00000000 EBX=00000000 ECX=00000000 EDX=00000600\n",
         "ESI=00000000 EDI=00000000 EBP=00000000 ESP=0000c0de\n",
         "EIP=0000fff0 EFL=00000002 [-------] CPL=0 II=0 A20=1 SMM=0 HLT=0\n",
-        "CS =f000 ffff0000 0000ffff 00009b00 DPL=0 CS16 [-RA]\n",
+        "CS =f000 ffff0000 0000ffff 00009300 DPL=0 DS16 [-WA]\n",
         "DS =007b 00000000 ffffffff 00cff300 DPL=3 DS   [-WA]\n",
         "LDT=0000 00000000 0000ffff 00008200 DPL=0 LDT\n",
         "TR =0000 00000000 0000ffff 00008b00 DPL=0 TSS32-busy\n",

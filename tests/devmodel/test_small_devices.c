@@ -79,6 +79,37 @@ static void debug_exit_listens_where_it_is_told(void **state) {
     dev_machine_destroy(m);
 }
 
+static void debug_exit_takes_every_size_at_every_place(void **state) {
+    (void)state;
+    static const u8 sizes[] = {1, 2, 4};
+    for (unsigned s = 0; s < ARRAY_LEN(sizes); s++) {
+        struct dev_config c = {
+            .debug_exit = true, .debug_exit_iobase = 0xf4, .debug_exit_iosize = sizes[s]};
+        struct machine_devices *m = dev_machine_create(&c);
+        assert_non_null(m);
+        struct dev_requests *r = dev_machine_requests(m);
+        /* A wide access has its value from the first port it names. */
+        for (unsigned bytes = 1; bytes <= 4; bytes *= 2) {
+            dev_io_write(dev_machine_bus(m), 0xf4, 0x31, bytes);
+            assert_true(r->exit);
+            assert_int_equal(r->exit_code & 0xff, 0x63);
+            dev_machine_reset(m);
+        }
+        for (u16 port = 0xf4; port < 0xf4 + sizes[s]; port++) {
+            assert_int_equal(dev_io_read(dev_machine_bus(m), port, 1), 0);
+            dev_io_write(dev_machine_bus(m), port, 5, 1);
+            assert_int_equal(r->exit_code, 11);
+            dev_machine_reset(m);
+        }
+        dev_io_write(dev_machine_bus(m), (u16)(0xf4 + sizes[s]), 5, 1);
+        dev_io_write(dev_machine_bus(m), 0xf5, 5, 2); /* not aligned */
+        dev_io_write(dev_machine_bus(m), 0xf6, 5, 4);
+        dev_io_write(dev_machine_bus(m), 0xf2, 0x50005, 2);
+        assert_false(r->exit);
+        dev_machine_destroy(m);
+    }
+}
+
 static void testdev_scratch_register_takes_every_size(void **state) {
     struct pc *pc = *state;
     out32(pc, 0xe0, 0x12345678);
@@ -90,6 +121,25 @@ static void testdev_scratch_register_takes_every_size(void **state) {
     assert_int_equal(in8(pc, 0xe8), 0x78); /* the same register, byte by byte */
     assert_int_equal(in16(pc, 0xea), 0xff34);
     out32(pc, 0xe4, 0x1000); /* flush: nothing to see */
+    dev_machine_reset(pc->m);
+    assert_int_equal(in32(pc, 0xe0), 0xff345678); /* outlives resets */
+}
+
+static void testdev_drives_interrupt_lines_by_bytes(void **state) {
+    struct pc *pc = *state;
+    pc_init_pics(pc, 0x01);
+    out16(pc, 0x2005, 1); /* not a byte: nothing */
+    out32(pc, 0x2004, 0x01010101);
+    assert_false(dev_intr_pending(pc->m));
+    out8(pc, 0x2005, 0x80);
+    assert_true(dev_intr_pending(pc->m));
+    assert_int_equal(dev_intr_acknowledge(pc->m), 0x25);
+    out8(pc, 0x20, 0x20);
+    out8(pc, 0x200c, 1);
+    assert_int_equal(dev_intr_acknowledge(pc->m), 0x2c);
+    assert_int_equal(in8(pc, 0x2005), 0);
+    out8(pc, 0x2017, 1); /* a line of an I/O APIC */
+    out8(pc, 0x2018, 1); /* none */
 }
 
 static void testdev_memory_takes_every_size(void **state) {
@@ -128,7 +178,9 @@ int main(void) {
         PC_TEST(dma_registers_go_through_the_flip_flop),
         PC_TEST(debug_exit_reports_the_first_code),
         cmocka_unit_test(debug_exit_listens_where_it_is_told),
+        cmocka_unit_test(debug_exit_takes_every_size_at_every_place),
         PC_TEST(testdev_scratch_register_takes_every_size),
+        PC_TEST(testdev_drives_interrupt_lines_by_bytes),
         PC_TEST(testdev_memory_takes_every_size),
         PC_TEST(debugcon_is_found_and_prints),
         cmocka_unit_test(test_devices_are_absent_unless_asked_for),

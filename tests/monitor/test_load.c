@@ -187,6 +187,23 @@ static void multiboot_by_addresses(void **state) {
     mon_image_close(&image);
 }
 
+/* Zeros in the optional fields: everything behind the header is loaded, and nothing is cleared. */
+static void multiboot_by_addresses_to_the_files_end(void **state) {
+    (void)state;
+    make_aout(FLAGS_AOUT);
+    store32(mb + 80, 0x200040); /* nothing before the header */
+    store32(mb + 84, 0);
+    store32(mb + 88, 0);
+    assert_true(load(mb, sizeof mb, NULL, NULL, RAM_BYTES));
+    assert_int_equal(cpu->eip, 0x200123);
+    assert_int_equal(load32(ram + 0x200040), 0x1badb002);
+    assert_int_equal(ram[0x20003f], 0xcc);
+    assert_int_equal(ram[0x200fff], 0x77);
+    assert_int_equal(ram[0x201000], 0x88);
+    assert_int_equal(ram[0x200000 + sizeof mb], 0xcc);
+    mon_image_close(&image);
+}
+
 static void make_elf(Elf32_Phdr ph) {
     Elf32_Ehdr e = {.e_ident = {0x7f, 'E', 'L', 'F', ELFCLASS32, ELFDATA2LSB, EV_CURRENT},
                     .e_type = ET_EXEC,
@@ -310,6 +327,7 @@ int main(void) {
         cmocka_unit_test(initrd_respects_the_kernels_limit),
         cmocka_unit_test(bad_bzimages_are_refused),
         cmocka_unit_test(multiboot_by_addresses),
+        cmocka_unit_test(multiboot_by_addresses_to_the_files_end),
         cmocka_unit_test(multiboot_elf),
         cmocka_unit_test(bad_multiboot_kernels_are_refused),
         cmocka_unit_test(random_damage_never_crashes_the_loader),

@@ -306,6 +306,59 @@ static void a_line_is_split_as_a_shell_splits_it(void **state) {
     breaks_after("-a 1 'b", 2, (const char *const[]){"-a", "1"});
 }
 
+static void firmware_replaces_the_kernel(void **state) {
+    (void)state;
+    runs("-bios rom.bin");
+    assert_string_equal(o.bios, "rom.bin");
+    assert_null(o.kernel);
+    runs("-bios rom.bin -kernel k -append x");
+    fails("-bios rom.bin -append x");
+    fails("-bios");
+}
+
+static void takes(const char *arg, const char *name, bool is_file, const char *value) {
+    struct mon_fw_cfg_option f;
+    struct mon_error why;
+    assert_true(mon_fw_cfg_parse(arg, &f, &why));
+    assert_string_equal(f.name, name);
+    assert_string_equal(f.value, value);
+    assert_int_equal(f.is_file, is_file);
+}
+static void refuses(const char *arg, const char *reason) {
+    struct mon_fw_cfg_option f;
+    struct mon_error why = {""};
+    assert_false(mon_fw_cfg_parse(arg, &f, &why));
+    assert_non_null(strstr(why.text, reason));
+}
+
+static void fw_cfg_items_are_spelled_as_qemus(void **state) {
+    (void)state;
+    takes("name=opt/a,string=b", "opt/a", false, "b");
+    takes("opt/a,file=b=c", "opt/a", true, "b=c");
+    takes("file=x,name=opt/a", "opt/a", true, "x");
+    takes("opt/a,string=one,,two,,", "opt/a", false, "one,two,");
+    takes("opt/a,string=,file=f", "opt/a", true, "f"); /* empty is as good as absent */
+    refuses("opt/a", "exactly one");
+    refuses("", "name, plus");
+    refuses("opt/a,string=", "exactly one");
+    refuses("string=x", "name, plus");
+    refuses("opt/a,string=x,file=y", "exactly one");
+    refuses("opt/a,strong=x", "strong");
+    refuses("opt/a,x", "'x'");
+    char text[1200];
+    snprintf(text, sizeof text, "%055d,string=x", 0);
+    assert_int_equal(strlen(text), 55 + 9);
+    struct mon_fw_cfg_option f;
+    assert_true(mon_fw_cfg_parse(text, &f, &(struct mon_error){""}));
+    snprintf(text, sizeof text, "%056d,string=x", 0);
+    refuses(text, "name too long (max. 55 char)");
+    snprintf(text, sizeof text, "opt/a,string=%01100d", 0);
+    refuses(text, "too long");
+    runs("-kernel k -fw_cfg name=opt/a,string=b -fw_cfg opt/c,file=d");
+    assert_int_equal(o.fw_cfg_count, 2);
+    fails("-kernel k -fw_cfg opt/a");
+}
+
 static void what_needs_a_kernel_says_so(void **state) {
     (void)state;
     fails("-append x");
@@ -332,6 +385,8 @@ int main(void) {
         cmocka_unit_test(trap_classes_are_a_list),
         cmocka_unit_test(dates_are_as_the_c_library_reads_them),
         cmocka_unit_test(a_line_is_split_as_a_shell_splits_it),
+        cmocka_unit_test(firmware_replaces_the_kernel),
+        cmocka_unit_test(fw_cfg_items_are_spelled_as_qemus),
         cmocka_unit_test(what_needs_a_kernel_says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -126,6 +126,25 @@ def sizes_and_options():
     case("bad exit port", ["-kernel", good, "-device", "isa-debug-exit,iobase=zzz"], "zzz")
 
 
+def firmware():
+    for name, size in (("empty.rom", 0), ("odd.rom", 1000), ("large.rom", 0x50000), ("half.rom", 0x18000)):
+        path = write(name, b"\xf4" * size)
+        case(name, ["-bios", path], f"could not load PC BIOS '{path}'", "KiB")
+    case("missing ROM", ["-bios", "/nonexistent"], "could not load PC BIOS '/nonexistent': No such file")
+    case("directory as ROM", ["-bios", directory], "is a directory")
+    rom = write("good.rom", b"\xf4" * 0x10000)
+    case("ROM and Multiboot kernel", ["-bios", rom, "-kernel", good], "-bios", "Multiboot")
+    linux = write("linux", bzimage())
+    big = write("initrd", b"x" * (20 << 20))
+    case("ROM and an initrd larger than RAM", ["-bios", rom, "-kernel", linux, "-initrd", big, "-m", "16"],
+         big, "does not fit")
+    case("fw_cfg without content", ["-kernel", good, "-fw_cfg", "opt/x"], "exactly one of file and string")
+    case("fw_cfg with a missing file", ["-kernel", good, "-fw_cfg", "opt/x,file=/nonexistent"], "can't load",
+         "/nonexistent")
+    case("fw_cfg name twice", ["-kernel", good, "-fw_cfg", "opt/x,string=a", "-fw_cfg", "opt/x,string=b"],
+         "duplicate fw_cfg file name: opt/x")
+
+
 def initrd_sizes():
     big = os.path.join(directory, "big")
     with open(big, "wb") as f:
@@ -147,6 +166,7 @@ with tempfile.TemporaryDirectory(prefix="ringfold-test-") as directory:
     missing_and_unreadable()
     not_a_kernel()
     sizes_and_options()
+    firmware()
     initrd_sizes()
     failures += leaves_nothing()
 print(f"{failures} failures")

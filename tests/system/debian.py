@@ -227,6 +227,21 @@ def bad_init():
     check("Kernel panic" in machine.out, "no panic")
 
 
+def firmware():
+    """QEMU's minimal firmware starts at the reset vector and loads the kernel through fw_cfg."""
+    rom = "/usr/share/qemu/qboot.rom"
+    if not os.path.exists(rom):
+        skip(f"no {rom}")
+    machine = boot("-bios", rom, "-no-reboot")
+    machine.type("uname -r\ngrep . /proc/cmdline\necho $((6 * 7))\nreboot -f\n")
+    machine.expect("estarting system", 120)
+    end(machine)
+    check(FIRST_LINE in machine.out, "init did not start")
+    check(version("686") in machine.out, "uname does not say what kernel it is")
+    check("console=ttyS0 quiet panic=-1" in machine.out, "the command line did not arrive")
+    check(re.search(r"^42\r?$", machine.out, re.M), "the shell does not multiply")
+
+
 # The bootable image under an emulating carrier: few boots, each with many checks. -verify is on, for
 # in ring 1 nothing but the form of translated code keeps it away from the monitor.
 
@@ -252,7 +267,7 @@ def metal_1024():
 cases = {f.__name__: f for f in (
     shell, shell_pae, probe_256, probe_64, probe_1024, probe_pae, probe_pae_1024, probe_verify,
     probe_small_cache, probe_plain, lockstep, interp, reboot, no_reboot, idle, sigterm, console_keys,
-    serial_file, bad_init, metal, metal_translated, metal_1024)}
+    serial_file, bad_init, firmware, metal, metal_translated, metal_1024)}
 
 for name in ("vmlinuz-686", "vmlinuz-686-pae", "busybox"):
     if not os.path.exists(f"{guest}/{name}"):
