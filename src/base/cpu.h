@@ -145,7 +145,8 @@ struct cpu_model {
     struct cpuid_leaf leaf[40];
     u32 cr4_allowed; /* CR4 bits that may be set; others raise #GP */
     bool has_nx;
-    u64 tsc_hz; /* host TSC frequency, also reported in leaf 15h/16h where the model has them */
+    u64 tsc_hz;     /* host TSC frequency, also reported in leaf 15h/16h where the model has them */
+    u64 crystal_hz; /* core crystal clock, as leaf 15h has it: the local APIC timer's clock */
     /* Features that decide #UD, as CPUID leaf 1 EDX/ECX and 80000001h EDX/ECX images. */
     u32 f1_edx, f1_ecx, f7_ebx, x1_edx, x1_ecx;
 };
@@ -157,6 +158,10 @@ struct cpu_bus {
     u64 (*mmio_read)(void *opaque, struct gpa addr, unsigned bytes);
     void (*mmio_write)(void *opaque, struct gpa addr, u64 value, unsigned bytes);
     u64 (*tsc)(void *opaque); /* guest's RDTSC before IA32_TSC adjustment */
+    /* The MSRs that belong to the local APIC, after all checks that the CPU can make: reads or
+     * writes *value; false: #GP(0). Also told of writes to IA32_TIME_STAMP_COUNTER, when they are
+     * done. NULL: none of them is there, and IA32_APIC_BASE is a plain register. */
+    bool (*msr)(void *opaque, u32 index, bool write, u64 *value);
     void *opaque;
 };
 

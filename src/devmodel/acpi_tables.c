@@ -1,6 +1,7 @@
 /*
- * acpi_tables.c: describes the machine to the guest: RSDP, RSDT, FADT, FACS and a DSDT assembled
- * from AML byte codes by a few small helpers. There is no MADT: the PC has two 8259s and no APIC.
+ * acpi_tables.c: describes the machine to the guest: RSDP, RSDT, FADT, FACS, MADT (if there are
+ * APICs) and a DSDT assembled from AML byte codes by a few small helpers. PCI interrupts are ISA
+ * lines, in the 8259s' world as in the APICs'.
  * Source: ACPI 3.0, chapter 5.2 "ACPI System Description Tables", 6.4 "Resource Data Types for
  * ACPI" and 20.2 "AML Grammar Definition".
  */
@@ -11,10 +12,10 @@ enum {
     RSDT_AT = 0xe0040,
     FADT_AT = 0xe0080,
     FACS_AT = 0xe0180, /* must be 64-byte aligned */
-    DSDT_AT = 0xe0200,
+    MADT_AT = 0xe0200,
+    DSDT_AT = 0xe0280,
     TABLES_END = 0xe1000,
     HEADER_BYTES = 36,
-    RSDT_BYTES = HEADER_BYTES + 4,
     FADT_BYTES = 244,
     FACS_BYTES = 64,
 };
@@ -263,7 +264,7 @@ static void put_io_address(u8 *at, u8 bits, u8 access, u16 port) {
     store64(at + 4, port);
 }
 
-static void put_fadt(u8 *t) {
+static void put_fadt(u8 *t, bool apic) {
     store32(t + 36, FACS_AT);
     store32(t + 40, DSDT_AT);
     t[45] = 1; /* desktop */
@@ -282,7 +283,8 @@ static void put_fadt(u8 *t) {
     store16(t + 96, 0xfff); /* no C2, no C3 */
     store16(t + 98, 0xfff);
     t[108] = DEV_RTC_CENTURY;
-    store16(t + 109, 0x0f); /* legacy devices, 8042, no VGA, no MSI */
+    /* Legacy devices, 8042, no VGA; without a local APIC no MSI. */
+    store16(t + 109, apic ? 0x07 : 0x0f);
     /* WBINVD works, C1 works, no fixed power and sleep buttons, RTC cannot wake, 24-bit timer,
      * the reset register is there. */
     store32(t + 112, BIT(0) | BIT(2) | BIT(4) | BIT(5) | BIT(6) | BIT(10));
@@ -294,6 +296,56 @@ static void put_fadt(u8 *t) {
     put_io_address(t + 208, 32, 3, DEV_PM_BASE + 0x08);
     put_io_address(t + 220, 32, 1, DEV_PM_BASE + 0x0c);
     put_header(t, "FACP", FADT_BYTES, 3);
+}
+
+/* ACPI 3.0, section 5.2.11 "Multiple APIC Description Table (MADT)". */
+static void put_madt(u8 *t) {
+    static const u8 structures[] = {
+        0,
+        8,
+        0,
+        0,
+        1,
+        0,
+        0,
+        0, /* processor 0 has local APIC 0, enabled */
+        2,
+        10,
+        0,
+        0,
+        DEV_IOAPIC_TIMER_PIN,
+        0,
+        0,
+        0,
+        0,
+        0, /* ISA line 0, as the bus has it */
+        2,
+        10,
+        0,
+        DEV_SCI_IRQ,
+        DEV_SCI_IRQ,
+        0,
+        0,
+        0,
+        0xd,
+        0, /* SCI: level, active high */
+        4,
+        6,
+        0xff,
+        0,
+        0,
+        1, /* NMI at every processor's LINT1 */
+        1,
+        12,
+        DEV_IOAPIC_ID,
+        0, /* the I/O APIC: address, first interrupt */
+    };
+    store32(t + 36, DEV_APIC_BASE);
+    store32(t + 40, 1); /* 8259s are there, too */
+    memcpy(t + 44, structures, sizeof structures);
+    store32(t + 44 + sizeof structures, DEV_IOAPIC_BASE);
+    store32(t + 48 + sizeof structures, 0);
+    put_header(t, "APIC", 52 + sizeof structures, 1);
 }
 
 static void put_dsdt(u8 *table, u32 room, const struct dev_config *config) {
@@ -318,9 +370,13 @@ void dev_acpi_place_tables(struct machine_devices *m) {
     put_dsdt(ram + DSDT_AT, TABLES_END - DSDT_AT, c);
     memcpy(ram + FACS_AT, "FACS", 4);
     store32(ram + FACS_AT + 4, FACS_BYTES);
-    put_fadt(ram + FADT_AT);
+    put_fadt(ram + FADT_AT, c->apic.present);
     store32(ram + RSDT_AT + HEADER_BYTES, FADT_AT);
-    put_header(ram + RSDT_AT, "RSDT", RSDT_BYTES, 1);
+    if (c->apic.present) {
+        put_madt(ram + MADT_AT);
+        store32(ram + RSDT_AT + HEADER_BYTES + 4, MADT_AT);
+    }
+    put_header(ram + RSDT_AT, "RSDT", HEADER_BYTES + (c->apic.present ? 8 : 4), 1);
 
     u8 *rsdp = ram + RSDP_AT;
     memcpy(rsdp, "RSD PTR ", 8);

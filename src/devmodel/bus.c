@@ -50,6 +50,13 @@ bool dev_bus_add_mmio(struct dev_bus *bus, struct gpa base, u64 bytes,
     return true;
 }
 
+void dev_bus_move_mmio(struct dev_bus *bus, const struct dev_region_ops *ops, void *opaque,
+                       struct gpa base) {
+    for (unsigned i = 0; i < bus->mmio_regions; i++)
+        if (bus->mmio[i].ops == ops && bus->mmio[i].opaque == opaque)
+            bus->mmio[i].base = base.v;
+}
+
 static const struct region *find_port(const struct dev_bus *bus, u32 port) {
     unsigned number = port < PORT_COUNT ? bus->port_region[port] : 0;
     return number ? &bus->ports[number - 1] : NULL;
@@ -57,7 +64,7 @@ static const struct region *find_port(const struct dev_bus *bus, u32 port) {
 
 static const struct region *find_mmio(const struct dev_bus *bus, u64 addr) {
     for (unsigned i = bus->mmio_regions; i-- > 0;)
-        if (addr - bus->mmio[i].base < bus->mmio[i].count)
+        if (addr - bus->mmio[i].base < bus->mmio[i].count && bus->mmio[i].base != DEV_NOWHERE)
             return &bus->mmio[i];
     return NULL;
 }

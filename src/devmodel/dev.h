@@ -61,6 +61,10 @@ bool dev_bus_add_ports(struct dev_bus *bus, u16 base, u32 count, const struct de
                        void *opaque);
 bool dev_bus_add_mmio(struct dev_bus *bus, struct gpa base, u64 bytes,
                       const struct dev_region_ops *ops, void *opaque);
+/* Moves the MMIO regions that ops and opaque claimed; to a base of DEV_NOWHERE: out of reach. */
+#define DEV_NOWHERE UINT64_MAX
+void dev_bus_move_mmio(struct dev_bus *bus, const struct dev_region_ops *ops, void *opaque,
+                       struct gpa base);
 /* Unclaimed ports and MMIO read as all ones; writes to them are dropped. */
 u32 dev_io_read(struct dev_bus *bus, u16 port, unsigned bytes);
 void dev_io_write(struct dev_bus *bus, u16 port, u32 value, unsigned bytes);
@@ -94,7 +98,8 @@ struct dev_requests {
     bool poweroff;     /* ACPI S5 */
     bool exit;         /* isa-debug-exit */
     int exit_code;     /* (v << 1) | 1 */
-    bool intr_changed; /* the PIC's INTR output may have changed */
+    bool intr_changed; /* dev_intr_pending may have changed */
+    bool nmi;          /* an NMI is to be delivered */
 };
 
 /* ---- Firmware configuration (fw_cfg.c) ---- */
@@ -135,9 +140,22 @@ struct dev_fw_cfg_item {
 };
 
 /* ---- The machine ---- */
+
+/* Local APIC of the CPU and I/O APIC beside the 8259s. What CPUID announces decides. */
+struct dev_apic_config {
+    bool present; /* false: the 8259s alone */
+    bool x2apic, tsc_deadline;
+    u64 timer_hz; /* the timer's clock before its divider */
+    /* The guest's time-stamp counter, for TSC-deadline mode. */
+    u64 tsc_hz;
+    u64 (*tsc)(void *opaque);
+    void *opaque;
+};
+
 struct dev_config {
     u64 ram_bytes;
     struct dev_clock clock;
+    struct dev_apic_config apic;
     struct dev_chardev serial[2]; /* COM1, COM2; a null write means not connected */
     bool debug_exit;              /* -device isa-debug-exit */
     u16 debug_exit_iobase;        /* default 0x501 */
@@ -163,17 +181,36 @@ struct machine_devices *dev_machine_create(const struct dev_config *config);
 void dev_machine_destroy(struct machine_devices *m);
 /* Power-on reset of every device. Does not touch RAM. */
 void dev_machine_reset(struct machine_devices *m);
-/* Writes RSDP, RSDT, FADT, FACS, DSDT (and MADT-less: 8259 only) into guest RAM in
- * E0000h-FFFFFh. Call after each RAM load. */
+/* Writes RSDP, RSDT, FADT, FACS, DSDT and, for a machine with APICs, the MADT into guest RAM in
+ * E0000h-EFFFFh. Call after each RAM load. */
 void dev_acpi_place_tables(struct machine_devices *m);
+/* Writes the MultiProcessor Specification's floating pointer and configuration table to F0000h, if
+ * the machine has APICs. Call after each RAM load. */
+void dev_mp_place_tables(struct machine_devices *m);
 
 struct dev_bus *dev_machine_bus(struct machine_devices *m);
 struct dev_requests *dev_machine_requests(struct machine_devices *m);
 
-/* INTR output of the master 8259, and the INTA cycle: returns the vector and acknowledges. With
- * nothing pending INTA yields the spurious vector (base+7). */
+/* Whether a maskable interrupt asks for the CPU: from the local APIC, where the processor and task
+ * priority allow it, or from the 8259s. dev_intr_acknowledge returns the vector to deliver and
+ * acknowledges it; the local APIC's come before the 8259s' (the manuals leave the order open). With
+ * nothing pending it yields a spurious vector. */
 bool dev_intr_pending(struct machine_devices *m);
 u8 dev_intr_acknowledge(struct machine_devices *m);
+/* A pulse on the processor's NMI line, which is the local APIC's LINT1. What becomes of it shows in
+ * dev_requests. */
+void dev_nmi_pulse(struct machine_devices *m);
+
+/* A message-signalled interrupt: a device's write of data to FEExxxxxh. Other addresses, and
+ * machines without an APIC, drop it. SDM volume 3, section 10.11 "Message Signalled Interrupts". */
+void dev_msi_write(struct machine_devices *m, struct gpa address, u32 data);
+
+/* The MSRs of the local APIC: IA32_APIC_BASE (1Bh; the caller has checked the reserved bits),
+ * IA32_TSC_DEADLINE (6E0h) and, in x2APIC mode, 800h-8FFh. Reads or writes *value; false: #GP(0),
+ * also when there is no APIC. */
+bool dev_apic_msr(struct machine_devices *m, u32 index, bool write, u64 *value);
+/* The guest's time-stamp counter was set: a deadline in terms of it has moved. */
+void dev_apic_tsc_changed(struct machine_devices *m);
 
 /* Earliest armed timer, DEV_NEVER if none. dev_run_timers fires all due at now_ns. */
 u64 dev_next_deadline_ns(struct machine_devices *m);

@@ -6,12 +6,13 @@
 
 #include <stdlib.h>
 
-/* In order of creation: the PIC first, because the others take IRQ lines from it; later claims of
- * a port shadow earlier ones. */
+/* In order of creation: the interrupt controllers first, because the others take IRQ lines from
+ * them; later claims of a port shadow earlier ones. */
 static const struct dev_descriptor *const devices[] = {
-    &dev_pic,     &dev_pit,           &dev_rtc,     &dev_com1,     &dev_com2,
-    &dev_i8042,   &dev_port92,        &dev_dma,     &dev_post, /* port 80h lies among the DMA page
-                                                                  registers */
+    &dev_pic,     &dev_local_apic,    &dev_io_apic, &dev_pit,      &dev_rtc,  &dev_com1,
+    &dev_com2,    &dev_i8042,         &dev_port92,  &dev_dma,      &dev_post, /* port 80h lies among
+                                                                                 the DMA page
+                                                                                 registers */
     &dev_pci,     &dev_reset_control, /* port CF9h lies in PCI's CF8h-CFBh */
     &dev_acpi_pm, &dev_debug_exit,    &dev_testdev, &dev_debugcon, /* port E9h lies in testdev's
                                                                       E8h-EBh */
@@ -52,11 +53,8 @@ void dev_machine_reset(struct machine_devices *m) {
     for (unsigned i = 0; i < ARRAY_LEN(devices); i++)
         if (m->state[i] && devices[i]->reset)
             devices[i]->reset(m->state[i]);
+    dev_intr_update(m);
     m->requests = (struct dev_requests){.intr_changed = true};
-}
-
-struct dev_irq dev_machine_irq(struct machine_devices *m, unsigned line) {
-    return (struct dev_irq){dev_pic_set_line, m->pic, line};
 }
 
 struct dev_bus *dev_machine_bus(struct machine_devices *m) {
@@ -65,14 +63,6 @@ struct dev_bus *dev_machine_bus(struct machine_devices *m) {
 
 struct dev_requests *dev_machine_requests(struct machine_devices *m) {
     return &m->requests;
-}
-
-bool dev_intr_pending(struct machine_devices *m) {
-    return dev_pic_output(m->pic);
-}
-
-u8 dev_intr_acknowledge(struct machine_devices *m) {
-    return dev_pic_acknowledge(m->pic);
 }
 
 u64 dev_next_deadline_ns(struct machine_devices *m) {

@@ -71,9 +71,10 @@ static void chip_set_line(struct chip *c, unsigned input, bool level) {
 static void update(struct dev_pic *pic) {
     chip_set_line(&pic->chip[0], CASCADE, winner(&pic->chip[1], false) >= 0);
     bool output = winner(&pic->chip[0], true) >= 0;
-    if (output != pic->output)
-        pic->m->requests.intr_changed = true;
+    if (output == pic->output)
+        return;
     pic->output = output;
+    dev_intr_pic_output(pic->m, output);
 }
 
 /* The INTA cycle as one chip sees it. */

@@ -47,7 +47,7 @@ static void irq_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     if (bytes != 1)
         return;
     struct dev_irq irq = dev_machine_irq(t->m, offset);
-    dev_irq_set(&irq, value != 0); /* lines 16-23 need an I/O APIC: the 8259s ignore them */
+    dev_irq_set(&irq, value != 0); /* lines 16-23 lead to the I/O APIC only */
 }
 
 static u32 memory_read(void *opaque, u32 offset, unsigned bytes) {

@@ -107,13 +107,16 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
     } else if (!strcmp(line, "system_reset")) {
         vm->reset_wanted = true;
         vm->stop = 1;
+    } else if (!strcmp(line, "nmi")) {
+        dev_nmi_pulse(vm->dev);
+        vm->stop = 1;
     } else if (!strncmp(line, "x ", 2)) {
         examine(vm, line + 2, print, opaque);
     } else {
         if (strcmp(line, "help") && strcmp(line, "?"))
             print(opaque, "unknown command");
         print(opaque, "info registers|stats|unit HOST-ADDRESS|rings|units|status, stop, cont, "
-                      "system_reset, x ADDRESS "
+                      "system_reset, nmi, x ADDRESS "
                       "[WORDS], quit");
     }
 }

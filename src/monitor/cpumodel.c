@@ -5,7 +5,7 @@
  *
  * The default is a part that Linux knows to have no speculation bugs (Atom "Bonnell", family 6
  * model 1Ch, stepping 10, past the large-page erratum), with the instruction sets the translator
- * runs at full speed. It has no local APIC. Source: SDM volume 2, CPUID, tables 3-8 to 3-11.
+ * runs at full speed. Source: SDM volume 2, CPUID, tables 3-8 to 3-11.
  */
 #include "monitor/outside.h"
 
@@ -20,31 +20,50 @@ struct feature {
     bool host;
 };
 static const struct feature features[] = {
-    {"fpu", W_1_EDX, 0, true},          {"de", W_1_EDX, 2, false},
-    {"pse", W_1_EDX, 3, false},         {"tsc", W_1_EDX, 4, false},
-    {"msr", W_1_EDX, 5, false},         {"pae", W_1_EDX, 6, false},
-    {"cx8", W_1_EDX, 8, true},          {"sep", W_1_EDX, 11, false},
-    {"mtrr", W_1_EDX, 12, false},       {"pge", W_1_EDX, 13, false},
-    {"cmov", W_1_EDX, 15, true},        {"pat", W_1_EDX, 16, false},
-    {"clflush", W_1_EDX, 19, true},     {"mmx", W_1_EDX, 23, true},
-    {"fxsr", W_1_EDX, 24, true},        {"sse", W_1_EDX, 25, true},
-    {"sse2", W_1_EDX, 26, true},        {"sse3", W_1_ECX, 0, true},
-    {"pni", W_1_ECX, 0, true},          {"ssse3", W_1_ECX, 9, true},
-    {"sse4.1", W_1_ECX, 19, true},      {"sse4_1", W_1_ECX, 19, true},
-    {"sse4.2", W_1_ECX, 20, true},      {"sse4_2", W_1_ECX, 20, true},
-    {"movbe", W_1_ECX, 22, true},       {"popcnt", W_1_ECX, 23, true},
-    {"hypervisor", W_1_ECX, 31, false}, {"nx", W_X1_EDX, 20, false},
+    {"fpu", W_1_EDX, 0, true},
+    {"de", W_1_EDX, 2, false},
+    {"pse", W_1_EDX, 3, false},
+    {"tsc", W_1_EDX, 4, false},
+    {"msr", W_1_EDX, 5, false},
+    {"pae", W_1_EDX, 6, false},
+    {"cx8", W_1_EDX, 8, true},
+    {"sep", W_1_EDX, 11, false},
+    {"mtrr", W_1_EDX, 12, false},
+    {"pge", W_1_EDX, 13, false},
+    {"cmov", W_1_EDX, 15, true},
+    {"pat", W_1_EDX, 16, false},
+    {"clflush", W_1_EDX, 19, true},
+    {"mmx", W_1_EDX, 23, true},
+    {"fxsr", W_1_EDX, 24, true},
+    {"sse", W_1_EDX, 25, true},
+    {"sse2", W_1_EDX, 26, true},
+    {"sse3", W_1_ECX, 0, true},
+    {"pni", W_1_ECX, 0, true},
+    {"ssse3", W_1_ECX, 9, true},
+    {"sse4.1", W_1_ECX, 19, true},
+    {"sse4_1", W_1_ECX, 19, true},
+    {"sse4.2", W_1_ECX, 20, true},
+    {"sse4_2", W_1_ECX, 20, true},
+    {"apic", W_1_EDX, 9, false},
+    {"x2apic", W_1_ECX, 21, false},
+    {"tsc-deadline", W_1_ECX, 24, false},
+    {"tsc_deadline", W_1_ECX, 24, false},
+    {"movbe", W_1_ECX, 22, true},
+    {"popcnt", W_1_ECX, 23, true},
+    {"hypervisor", W_1_ECX, 31, false},
+    {"nx", W_X1_EDX, 20, false},
 };
 
 /* Feature sets, as CPUID words. */
 #define EDX_486 (BIT(0))
-#define EDX_P5 (EDX_486 | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(8))
+#define EDX_P5 (EDX_486 | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(8) | BIT(9))
 #define EDX_PPRO (EDX_P5 | BIT(6) | BIT(11) | BIT(12) | BIT(13) | BIT(15) | BIT(16))
 #define EDX_P3 (EDX_PPRO | BIT(23) | BIT(24) | BIT(25))
 #define EDX_SSE2 (EDX_P3 | BIT(19) | BIT(26))
 #define ECX_CORE2 (BIT(0) | BIT(9))
-#define ECX_ALL (ECX_CORE2 | BIT(19) | BIT(20) | BIT(22) | BIT(23) | BIT(31))
+#define ECX_ALL (ECX_CORE2 | BIT(19) | BIT(20) | BIT(21) | BIT(22) | BIT(23) | BIT(24) | BIT(31))
 #define X1_NX BIT(20)
+#define F1_EDX_APIC BIT(9)
 
 struct model {
     const char *name, *help;
@@ -149,15 +168,18 @@ static void add_caches(struct cpu_model *m) {
     add_values(m, 4, 2, 0x143, 0x01c0003f, 1023, 1);
 }
 
+/* A crystal that does not fit into leaf 15h's register is a fraction of the TSC's frequency. */
+#define CRYSTAL_DIVISOR 4
+static u64 crystal_hz(u64 tsc_hz) {
+    return tsc_hz > 0xffffffffu ? tsc_hz / CRYSTAL_DIVISOR : tsc_hz;
+}
+
 /* Core crystal clock = the TSC itself, ratio 1; base frequency in MHz. Linux takes leaf 15h as the
  * known TSC frequency and skips calibration. */
 static void add_tsc(struct cpu_model *m) {
-    u64 hz = m->tsc_hz;
-    if (hz > 0xffffffffu) /* does not fit as a crystal: 1/4 of it, ratio 4 */
-        add_values(m, 0x15, 0, 1, 4, (u32)(hz / 4), 0);
-    else
-        add_values(m, 0x15, 0, 1, 1, (u32)hz, 0);
-    u32 mhz = (u32)(hz / 1000000);
+    u32 ratio = m->crystal_hz == m->tsc_hz ? 1 : CRYSTAL_DIVISOR;
+    add_values(m, 0x15, 0, 1, ratio, (u32)m->crystal_hz, 0);
+    u32 mhz = (u32)(m->tsc_hz / 1000000);
     add_values(m, 0x16, 0, mhz, mhz, 100, 0);
 }
 
@@ -165,12 +187,16 @@ static void fill_leaves(struct cpu_model *m, const struct model *row) {
     static const char vendor[] = "GenuineIntel", hypervisor[] = "RingfoldVMM\0";
     add_values(m, 0, 0, row->max_basic, load32(vendor), load32(vendor + 8), load32(vendor + 4));
     u32 ebx = (m->f1_edx & BIT(19)) ? 8u << 8 : 0; /* CLFLUSH line: 8 quadwords */
+    if (m->f1_edx & F1_EDX_APIC)
+        ebx |= 1u << 16; /* one logical processor, whose APIC ID is 0 */
     add_values(m, 1, 0, row->signature, ebx, m->f1_ecx, m->f1_edx);
     m->max_basic = row->max_basic;
     if (row->max_basic >= 2)
         add_values(m, 2, 0, 0x00000001, 0, 0, 0x0000002c);
     if (row->max_basic >= 4)
         add_caches(m);
+    if (row->max_basic >= 6 && (m->f1_edx & F1_EDX_APIC))
+        add_values(m, 6, 0, BIT(2), 0, 0, 0); /* ARAT: the APIC timer runs in every C-state */
     if (row->max_basic >= 0x16 && (m->f1_edx & BIT(4)))
         add_tsc(m);
     if (row->brand) {
@@ -215,6 +241,10 @@ static void drop_dependents(u32 word[W_COUNT]) {
         word[W_1_ECX] &= ~(BIT(0) | BIT(9) | BIT(19) | BIT(20));
     if (!(word[W_1_EDX] & BIT(6)))
         word[W_X1_EDX] &= ~BIT(20);
+    if (!(word[W_1_EDX] & F1_EDX_APIC))
+        word[W_1_ECX] &= ~(BIT(21) | BIT(24));
+    if (!(word[W_1_EDX] & BIT(4)))
+        word[W_1_ECX] &= ~BIT(24);
 }
 
 /* One item of the list after the model's name: +feat, -feat, feat, feat=on|off. */
@@ -278,6 +308,7 @@ bool mon_cpu_model(const char *spec, const struct mon_host_cpu *host, u64 tsc_hz
     out->x1_ecx = word[W_X1_ECX];
     out->has_nx = out->x1_edx & X1_NX;
     out->tsc_hz = tsc_hz;
+    out->crystal_hz = crystal_hz(tsc_hz);
     out->cr4_allowed = allowed_cr4(out);
     fill_leaves(out, row);
     return true;

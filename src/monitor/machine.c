@@ -9,6 +9,8 @@
 
 /* -icount: the RTC starts here unless -rtc says otherwise, so that runs are alike. */
 #define FIXED_EPOCH_S 1577836800 /* 2020-01-01 */
+#define MSR_TSC 0x10u
+#define APIC_BASE_DISABLED 0xfee00000u
 
 /* ---- The CPU's bus ---- */
 
@@ -16,7 +18,7 @@
  * machine may have been told to stop. */
 static void note_device_access(struct vm *vm) {
     struct dev_requests *r = dev_machine_requests(vm->dev);
-    if (r->intr_changed || r->reset || r->poweroff || r->exit) {
+    if (r->intr_changed || r->nmi || r->reset || r->poweroff || r->exit) {
         r->intr_changed = false;
         vm->stop = 1;
     }
@@ -62,6 +64,22 @@ static u64 bus_tsc(void *opaque) {
     return mon_clock_tsc(opaque);
 }
 
+/* The TSC that the guest sees, which a deadline is in terms of. */
+static u64 guest_tsc(void *opaque) {
+    const struct vm *vm = opaque;
+    return mon_clock_tsc(vm) + vm->cpu->tsc_offset;
+}
+static bool bus_msr(void *opaque, u32 index, bool write, u64 *value) {
+    struct vm *vm = opaque;
+    bool good = true;
+    if (index == MSR_TSC)
+        dev_apic_tsc_changed(vm->dev);
+    else
+        good = dev_apic_msr(vm->dev, index, write, value);
+    note_device_access(vm);
+    return good;
+}
+
 static u64 clock_now(void *opaque) {
     return mon_clock_now_ns(opaque);
 }
@@ -79,8 +97,7 @@ static void shadow_changed(void *opaque, struct gpa addr, u64 bytes, bool writab
 
 /* What a BIOS leaves in registers that Linux reads. */
 static void set_firmware_registers(struct cpu *cpu) {
-    cpu->msr_mtrr_deftype = 0x806;   /* MTRRs on, everything write-back */
-    cpu->msr_apicbase = 0xfee00000u; /* no local APIC: not enabled */
+    cpu->msr_mtrr_deftype = 0x806; /* MTRRs on, everything write-back */
 }
 
 /* The guest stands at its entry: firmware at the reset vector, a kernel as its protocol says. */
@@ -90,6 +107,7 @@ static bool load_guest(struct vm *vm, struct mon_error *err) {
     set_firmware_registers(vm->cpu);
     if (!mon_image_load(&vm->image, mmu_ram(vm->mmu), mmu_ram_bytes(vm->mmu), vm->cpu, err))
         return false;
+    dev_mp_place_tables(vm->dev);
     dev_acpi_place_tables(vm->dev);
     return true;
 }
@@ -100,10 +118,13 @@ bool mon_machine_reset(struct vm *vm, struct mon_error *err) {
     mmu_ram_clear(vm->mmu);
     cpu_reset(cpu);
     cpu->insn_count = insns; /* -icount's clock never runs back */
+    if (!mon_cpu_has(cpu->model, "apic"))
+        cpu->msr_apicbase = APIC_BASE_DISABLED;
     dev_machine_reset(vm->dev);
     mmu_phys_written(vm->mmu, GPA(0), mmu_ram_bytes(vm->mmu));
     if (!load_guest(vm, err))
         return false;
+    vm->nmi_pending = false;
     mmu_mode_changed(cpu);
     if (vm->engine->flush)
         vm->engine->flush(vm);
@@ -148,6 +169,7 @@ static bool create_memory(struct vm *vm, struct mon_error *err) {
                                .mmio_read = bus_mmio_read,
                                .mmio_write = bus_mmio_write,
                                .tsc = bus_tsc,
+                               .msr = mon_cpu_has(&vm->model, "apic") ? bus_msr : NULL,
                                .opaque = vm};
     vm->cpu->mmu = vm->mmu;
     vm->cpu->bus = &vm->bus;
@@ -160,6 +182,13 @@ static bool create_devices(struct vm *vm, struct mon_error *err) {
     const struct mon_options *o = &vm->opt;
     struct dev_config c = {.ram_bytes = o->ram_bytes,
                            .clock = {.now_ns = clock_now, .opaque = vm},
+                           .apic = {.present = mon_cpu_has(&vm->model, "apic"),
+                                    .x2apic = mon_cpu_has(&vm->model, "x2apic"),
+                                    .tsc_deadline = mon_cpu_has(&vm->model, "tsc-deadline"),
+                                    .timer_hz = vm->model.crystal_hz,
+                                    .tsc_hz = vm->clock.tsc_hz,
+                                    .tsc = guest_tsc,
+                                    .opaque = vm},
                            .debug_exit = o->debug_exit,
                            .debug_exit_iobase = o->debug_exit_iobase,
                            .debug_exit_iosize = o->debug_exit_iosize,

@@ -152,6 +152,8 @@ static void handle_shutdown(struct vm *vm) {
 
 static void handle_requests(struct vm *vm) {
     struct dev_requests *r = dev_machine_requests(vm->dev);
+    vm->nmi_pending |= r->nmi;
+    r->nmi = false;
     if (r->exit) {
         finish(vm, r->exit_code);
     } else if (r->poweroff) {
@@ -201,9 +203,28 @@ static void process_events(struct vm *vm) {
     mon_events_arm(vm);
 }
 
-/* True when an interrupt was delivered. */
+/* One NMI waits while another is in service, up to the handler's IRET, which the interpreter
+ * therefore watches for. SDM volume 3, section 6.7.1 "Handling Multiple NMIs". */
+static void deliver_nmi(struct vm *vm) {
+    struct cpu *cpu = vm->cpu;
+    enum interp_result result = INTERP_OK;
+    for (u64 max = MODE_INSNS; max-- && result == INTERP_OK && !vm->stop && !cpu->halted;) {
+        if (!cpu->nmi_blocked && !(cpu->shadow & SHADOW_SS))
+            break;
+        result = interp_step(vm->interp, cpu);
+    }
+    handle_interp_result(vm, result);
+    if (cpu->nmi_blocked || cpu->shutdown || (cpu->shadow & SHADOW_SS))
+        return;
+    vm->nmi_pending = false;
+    vm->count.interrupts++;
+    rc_deliver_external(cpu, VEC_NMI);
+}
+
 static void deliver_interrupts(struct vm *vm) {
     struct cpu *cpu = vm->cpu;
+    if (unlikely(vm->nmi_pending))
+        deliver_nmi(vm);
     if (!dev_intr_pending(vm->dev))
         return;
     if ((cpu->eflags & F_IF) && cpu->shadow && !cpu->halted)
@@ -255,7 +276,7 @@ int mon_vm_run(struct vm *vm) {
             handle_shutdown(vm);
         else if (vm->cpu->halted)
             wait_for_interrupt(vm);
-        else
+        else if (likely(!vm->nmi_pending)) /* else deliver_nmi runs the guest */
             step(vm);
     }
     mon_events_stop(vm);

@@ -169,6 +169,7 @@ struct vm {
     bool paused;   /* by -S, the console or gdb */
     bool finished; /* leave the loop with exit_status */
     bool reset_wanted;
+    bool nmi_pending;
     int exit_status;
     u64 triple_faults;
     u64 host_start_ns;

@@ -12,6 +12,8 @@ enum msr_kind {
     MSR_FIELD64,
     MSR_TSC,
     MSR_APICBASE,
+    MSR_X2APIC, /* these two are on the bus */
+    MSR_TSC_DEADLINE,
     MSR_MISC_ENABLE,
     MSR_PAT,
     MSR_EFER,
@@ -59,10 +61,14 @@ static const struct msr_row rows[] = {
     {0x268, 0x26f, MSR_MTRR_FIXED, 3, 0},     /* FIX4K_C0000..F8000 */
     {0x277, 0x277, MSR_PAT, 0, 0},            /* IA32_PAT */
     {0x2ff, 0x2ff, MSR_MTRR_DEFTYPE, 0, 0},   /* IA32_MTRR_DEF_TYPE */
+    {0x6e0, 0x6e0, MSR_TSC_DEADLINE, 0, 0},   /* IA32_TSC_DEADLINE */
+    {0x800, 0x8ff, MSR_X2APIC, 0, 0},         /* IA32_X2APIC_APICID and the others */
     {0xc0000080, 0xc0000080, MSR_EFER, 0, 0}, /* IA32_EFER */
 };
 
 #define F1_EDX_APIC BIT(9)
+#define F1_ECX_X2APIC BIT(21)
+#define F1_ECX_TSC_DEADLINE BIT(24)
 #define F1_EDX_SEP BIT(11)
 #define F1_EDX_MTRR BIT(12)
 #define F1_EDX_PAT BIT(16)
@@ -86,12 +92,19 @@ static u32 needed_feature(const struct msr_row *row) {
     }
 }
 
+static bool on_the_bus(const struct cpu *cpu, const struct msr_row *row) {
+    u32 needed = row->kind == MSR_X2APIC ? F1_ECX_X2APIC : F1_ECX_TSC_DEADLINE;
+    return (cpu->model->f1_ecx & needed) && cpu->bus->msr;
+}
+
 static const struct msr_row *find_row(const struct cpu *cpu, u32 msr) {
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
         const struct msr_row *row = &rows[i];
         if (msr < row->first || msr > row->last)
             continue;
         if (row->kind == MSR_EFER && !cpu->model->has_nx)
+            return NULL;
+        if ((row->kind == MSR_X2APIC || row->kind == MSR_TSC_DEADLINE) && !on_the_bus(cpu, row))
             return NULL;
         u32 needed = needed_feature(row);
         return (cpu->model->f1_edx & needed) == needed ? row : NULL;
@@ -146,7 +159,15 @@ bool rc_rdmsr(struct cpu *cpu) {
         TRACE(unimp, "rdmsr %08x: no such register, #GP at %08x\n", msr, cpu->eip);
         return rc_gp0(cpu);
     }
-    u64 value = read_row(cpu, row, msr);
+    u64 value;
+    if (row->kind == MSR_X2APIC || row->kind == MSR_TSC_DEADLINE) {
+        if (!cpu->bus->msr(cpu->bus->opaque, msr, false, &value)) {
+            TRACE(guest_errors, "rdmsr %08x: #GP at %08x\n", msr, cpu->eip);
+            return rc_gp0(cpu);
+        }
+    } else {
+        value = read_row(cpu, row, msr);
+    }
     cpu->gpr[R_EAX] = (u32)value;
     cpu->gpr[R_EDX] = value >> 32;
     return true;
@@ -172,13 +193,24 @@ static u64 phys_mask(const struct cpu *cpu) {
     return bits >= 32 && bits <= 52 ? BIT64(bits) - 1 : BIT64(36) - 1;
 }
 
-/* SDM volume 3, section 10.4.4 "Local APIC Status and Location": BSP is read-only, x2APIC absent.
- */
+/* SDM volume 3, section 10.4.4 "Local APIC Status and Location": BSP is read-only. Which changes of
+ * mode are legal the APIC itself knows. */
 static bool write_apicbase(struct cpu *cpu, u64 value) {
-    const u64 bsp = BIT(8), enable = BIT(11);
-    if (value & ~((phys_mask(cpu) & ~0xfffull) | bsp | enable))
+    const u64 bsp = BIT(8), extended = BIT(10), enable = BIT(11);
+    bool has_x2apic = (cpu->model->f1_ecx & F1_ECX_X2APIC) && cpu->bus->msr;
+    if (value & ~((phys_mask(cpu) & ~0xfffull) | bsp | (has_x2apic ? extended : 0) | enable))
         return false;
-    cpu->msr_apicbase = (value & ~bsp) | (cpu->msr_apicbase & bsp);
+    value = (value & ~bsp) | (cpu->msr_apicbase & bsp);
+    if (cpu->bus->msr && !cpu->bus->msr(cpu->bus->opaque, 0x1b, true, &value))
+        return false;
+    cpu->msr_apicbase = value;
+    return true;
+}
+
+static bool write_tsc(struct cpu *cpu, u64 value) {
+    cpu->tsc_offset += value - rc_tsc(cpu);
+    if (cpu->bus->msr)
+        cpu->bus->msr(cpu->bus->opaque, 0x10, true, &value);
     return true;
 }
 
@@ -234,10 +266,12 @@ static bool write_row(struct cpu *cpu, const struct msr_row *row, u32 msr, u64 v
         store64(field, value);
         return true;
     case MSR_TSC:
-        cpu->tsc_offset += value - rc_tsc(cpu);
-        return true;
+        return write_tsc(cpu, value);
     case MSR_APICBASE:
         return write_apicbase(cpu, value);
+    case MSR_X2APIC:
+    case MSR_TSC_DEADLINE:
+        return cpu->bus->msr(cpu->bus->opaque, msr, true, &value);
     case MSR_MISC_ENABLE:
         return write_misc_enable(cpu, value);
     case MSR_PAT:

@@ -107,7 +107,7 @@ bool rc_direct_state(const struct cpu *cpu);
 /* All of it, for every entry to ring 3: rc_direct_state, rc_shadow_sync and rc_shadow_matches. What
  * was found is remembered and, while registers, paging structures and every entry of the tables
  * have the same values, used again: 144 host instructions with Linux's GDT and no LDT, of which
- * three for two entries; about 980 when one has changed. Borrows two SSE registers, which are the
+ * three for two entries; about 1,040 when one has changed. Borrows two SSE registers, which are the
  * guest's, and gives them back. */
 bool rc_shadow_ready(struct rc_shadow *s, struct cpu *cpu);
 

@@ -18,6 +18,8 @@
 
 #define PC_RAM_BYTES (64ull << 20)
 #define PC_EPOCH_S 1704164645ll /* Tuesday 2024-01-02 03:04:05 UTC */
+#define PC_TSC_HZ 2000000000ull
+#define PC_APIC_HZ 100000000ull
 #define US 1000ull
 #define MS 1000000ull
 #define SECOND 1000000000ull
@@ -31,6 +33,7 @@ struct pc_line {
 
 struct pc {
     u64 now_ns;
+    i64 tsc_offset;         /* the time-stamp counter runs at PC_TSC_HZ */
     struct pc_line line[3]; /* COM1, COM2, debug console */
     u8 *ram;
     u64 dma_first, dma_bytes;
@@ -39,6 +42,11 @@ struct pc {
 
 static inline u64 pc_now(void *opaque) {
     return ((struct pc *)opaque)->now_ns;
+}
+
+static inline u64 pc_tsc(void *opaque) {
+    const struct pc *pc = opaque;
+    return pc->now_ns * (PC_TSC_HZ / SECOND) + (u64)pc->tsc_offset;
 }
 
 static inline size_t pc_line_write(void *opaque, const u8 *data, size_t bytes) {
@@ -67,8 +75,9 @@ static inline void pc_dma_written(void *opaque, struct gpa addr, u64 bytes) {
     pc->dma_bytes = bytes;
 }
 
-/* Everything there is, on request only one serial port and no test devices. */
-static inline struct pc *pc_create(bool full) {
+/* Everything there is, on request only one serial port and no test devices; with or without APICs.
+ */
+static inline struct pc *pc_create_with(bool full, bool apic) {
     struct pc *pc = calloc(1, sizeof *pc);
     assert_non_null(pc);
     pc->ram = calloc(1, 2 << 20);
@@ -81,6 +90,14 @@ static inline struct pc *pc_create(bool full) {
         .dma_written = pc_dma_written,
         .dma_opaque = pc,
     };
+    if (apic)
+        c.apic = (struct dev_apic_config){.present = true,
+                                          .x2apic = true,
+                                          .tsc_deadline = true,
+                                          .timer_hz = PC_APIC_HZ,
+                                          .tsc_hz = PC_TSC_HZ,
+                                          .tsc = pc_tsc,
+                                          .opaque = pc};
     if (full) {
         c.serial[1] = (struct dev_chardev){pc_line_write, pc_line_read, &pc->line[1]};
         c.debugcon = (struct dev_chardev){pc_line_write, NULL, &pc->line[2]};
@@ -91,6 +108,10 @@ static inline struct pc *pc_create(bool full) {
     return pc;
 }
 
+static inline struct pc *pc_create(bool full) {
+    return pc_create_with(full, false);
+}
+
 static inline void pc_destroy(struct pc *pc) {
     dev_machine_destroy(pc->m);
     free(pc->ram);
@@ -99,6 +120,10 @@ static inline void pc_destroy(struct pc *pc) {
 
 static inline int pc_setup(void **state) {
     *state = pc_create(true);
+    return 0;
+}
+static inline int pc_setup_apic(void **state) {
+    *state = pc_create_with(true, true);
     return 0;
 }
 static inline int pc_teardown(void **state) {
@@ -150,6 +175,38 @@ static inline void pc_line_set(struct pc *pc, unsigned line, bool level) {
     out8(pc, (u16)(0x2000 + line), level);
 }
 
+/* ---- Machines with APICs ---- */
+
+static inline u32 mmio32(struct pc *pc, u32 at) {
+    return (u32)dev_mmio_read(dev_machine_bus(pc->m), GPA(at), 4);
+}
+static inline void mmio32_write(struct pc *pc, u32 at, u32 v) {
+    dev_mmio_write(dev_machine_bus(pc->m), GPA(at), v, 4);
+}
+static inline u32 apic(struct pc *pc, u32 offset) {
+    return mmio32(pc, 0xfee00000u + offset);
+}
+static inline void apic_write(struct pc *pc, u32 offset, u32 v) {
+    mmio32_write(pc, 0xfee00000u + offset, v);
+}
+/* I/O APIC registers by index; both halves of a redirection entry. */
+static inline u32 ioapic(struct pc *pc, u8 index) {
+    mmio32_write(pc, 0xfec00000u, index);
+    return mmio32(pc, 0xfec00010u);
+}
+static inline void ioapic_write(struct pc *pc, u8 index, u32 v) {
+    mmio32_write(pc, 0xfec00000u, index);
+    mmio32_write(pc, 0xfec00010u, v);
+}
+static inline void redirect(struct pc *pc, unsigned pin, u32 low, u8 destination) {
+    ioapic_write(pc, (u8)(0x11 + 2 * pin), (u32)destination << 24);
+    ioapic_write(pc, (u8)(0x10 + 2 * pin), low);
+}
+static inline u32 redirection(struct pc *pc, unsigned pin) {
+    return ioapic(pc, (u8)(0x10 + 2 * pin));
+}
+
 #define PC_TEST(f) cmocka_unit_test_setup_teardown(f, pc_setup, pc_teardown)
+#define PC_APIC_TEST(f) cmocka_unit_test_setup_teardown(f, pc_setup_apic, pc_teardown)
 
 #endif

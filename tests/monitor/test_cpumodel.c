@@ -33,7 +33,10 @@ static void default_is_an_atom_without_bugs(void **state) {
                                       "ssse3", "sse4.1", "sse4.2", "popcnt", "movbe", "nx"};
     for (unsigned i = 0; i < ARRAY_LEN(has); i++)
         assert_true(mon_cpu_has(&m, has[i]));
-    assert_false(leaf(1)->edx & (1 << 9)); /* no local APIC */
+    assert_true(mon_cpu_has(&m, "apic") && mon_cpu_has(&m, "x2apic"));
+    assert_true(mon_cpu_has(&m, "tsc-deadline"));
+    assert_int_equal(leaf(1)->ebx >> 24, 0); /* APIC ID */
+    assert_true(leaf(6)->eax & (1 << 2));    /* its timer runs always */
     assert_true(m.has_nx);
     assert_true(m.cr4_allowed & CR4_PAE);
 }
@@ -68,6 +71,30 @@ static void dependents_go_with_their_base(void **state) {
     assert_true(build("default,-fpu"));
     assert_false(mon_cpu_has(&m, "mmx"));
     assert_false(mon_cpu_has(&m, "fxsr"));
+}
+
+static void the_apic_can_be_removed(void **state) {
+    (void)state;
+    assert_true(build("default,-apic"));
+    assert_false(leaf(1)->edx & (1 << 9));
+    assert_false(mon_cpu_has(&m, "x2apic"));
+    assert_false(mon_cpu_has(&m, "tsc-deadline"));
+    assert_null(leaf(6));
+    assert_true(build("default,-x2apic,-tsc-deadline"));
+    assert_true(mon_cpu_has(&m, "apic"));
+    assert_true(build("486"));
+    assert_false(mon_cpu_has(&m, "apic"));
+    assert_true(build("pentium3"));
+    assert_true(mon_cpu_has(&m, "apic"));
+    assert_false(mon_cpu_has(&m, "x2apic"));
+}
+
+static void the_crystal_is_the_apic_timers_clock(void **state) {
+    (void)state;
+    assert_true(build(NULL));
+    assert_int_equal(m.crystal_hz, leaf(0x15)->ecx);
+    assert_true(mon_cpu_model(NULL, &full_host, 5000000000u, &m, &err));
+    assert_int_equal(m.crystal_hz, leaf(0x15)->ecx);
 }
 
 static void features_can_be_added(void **state) {
@@ -106,6 +133,8 @@ int main(void) {
         cmocka_unit_test(leaf_15_gives_the_tsc_frequency),
         cmocka_unit_test(features_can_be_removed),
         cmocka_unit_test(dependents_go_with_their_base),
+        cmocka_unit_test(the_apic_can_be_removed),
+        cmocka_unit_test(the_crystal_is_the_apic_timers_clock),
         cmocka_unit_test(features_can_be_added),
         cmocka_unit_test(the_host_limits_what_it_must_execute),
         cmocka_unit_test(models_and_aliases),

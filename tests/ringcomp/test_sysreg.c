@@ -97,6 +97,59 @@ static void msrs_of_the_model(void **state) {
     assert_fault(rdmsr(cpu, 0x10, &value), VEC_GP, 0);
 }
 
+/* A local APIC that notes what it is asked. */
+struct apic {
+    u32 index, calls;
+    bool write, refuse;
+    u64 value;
+};
+static struct apic apic;
+static bool apic_msr(void *opaque, u32 index, bool write, u64 *value) {
+    (void)opaque;
+    apic.calls++;
+    apic.index = index;
+    apic.write = write;
+    if (write)
+        apic.value = *value;
+    else
+        *value = 0x123456789abcdef0;
+    return !apic.refuse;
+}
+
+static void the_apics_registers_are_asked_of_the_bus(void **state) {
+    struct fixture *f = *state;
+    struct cpu *cpu = f->cpu;
+    u64 value;
+    apic = (struct apic){0};
+    assert_fault(rdmsr(cpu, 0x802, &value), VEC_GP, 0); /* no such features */
+    assert_fault(wrmsr(cpu, 0x6e0, 0), VEC_GP, 0);
+    f->model.f1_ecx |= BIT(21) | BIT(24);
+    assert_fault(rdmsr(cpu, 0x802, &value), VEC_GP, 0); /* nobody there */
+    f->bus.msr = apic_msr;
+    assert_true(rdmsr(cpu, 0x802, &value));
+    assert_int_equal(value, 0x123456789abcdef0);
+    assert_true(apic.index == 0x802 && !apic.write);
+    assert_true(wrmsr(cpu, 0x6e0, 0x1111222233334444));
+    assert_true(apic.index == 0x6e0 && apic.write && apic.value == 0x1111222233334444);
+    assert_true(wrmsr(cpu, 0x1b, 0xfee00c00)); /* BSP stays; x2APIC now exists */
+    assert_int_equal(apic.value, 0xfee00d00);
+    assert_int_equal(cpu->msr_apicbase, 0xfee00d00);
+    apic.calls = 0;
+    assert_fault(wrmsr(cpu, 0x1b, 0xfee00e00), VEC_GP, 0); /* reserved: not even asked */
+    assert_int_equal(apic.calls, 0);
+    apic.refuse = true;
+    assert_fault(wrmsr(cpu, 0x1b, 0xfee00800), VEC_GP, 0);
+    assert_int_equal(cpu->msr_apicbase, 0xfee00d00);
+    assert_fault(rdmsr(cpu, 0x8ff, &value), VEC_GP, 0);
+    assert_fault(wrmsr(cpu, 0x830, 0), VEC_GP, 0);
+    assert_true(wrmsr(cpu, 0x10, 5)); /* told, not asked */
+    assert_int_equal(apic.index, 0x10);
+    enter_ring(cpu, 3);
+    apic.calls = 0;
+    assert_fault(rdmsr(cpu, 0x802, &value), VEC_GP, 0);
+    assert_int_equal(apic.calls, 0);
+}
+
 static void memory_types_are_checked(void **state) {
     struct cpu *cpu = ((struct fixture *)*state)->cpu;
     u64 value;
@@ -226,6 +279,7 @@ int main(void) {
         TEST(cr4_and_pae_pointers),
         TEST(debug_registers_alias_and_guard),
         TEST(msrs_of_the_model),
+        TEST(the_apics_registers_are_asked_of_the_bus),
         TEST(memory_types_are_checked),
         TEST(tsc_follows_its_msr_and_tsd),
         TEST(cpuid_ranges_and_dynamic_bits),

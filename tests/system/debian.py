@@ -106,6 +106,67 @@ def shell_pae():
     shell_session("686-pae")
 
 
+def interrupts(kernel_options, *options, flavour="686", poweroff="poweroff -f"):
+    """What /proc/interrupts says after a second: {name: (count, kind)}."""
+    machine = boot("-no-reboot", *options, append=kernel_options, flavour=flavour)
+    machine.type(f"sleep 1; cat /proc/interrupts; dmesg | grep -c 'Call.Trace'; {poweroff}\n")
+    end(machine, 120)
+    healthy(machine)
+    check(re.search(r"^0\r?$", machine.out, re.M), "the kernel's log has a call trace")
+    rows = {}
+    for name, count, kind in re.findall(r"^ *(\w+): +(\d+) *(.*?)\r?$", machine.out, re.M):
+        rows[name] = (int(count), kind)
+    check("4" in rows and rows["4"][0] > 0, "/proc/interrupts shows no serial line")
+    for name in "ERR", "MIS", "SPU":
+        check(rows[name][0] == 0, f"/proc/interrupts counts {name}")
+    return rows
+
+
+def is_ioapic(rows):
+    """The I/O APIC delivers lines, the local APIC is the timer."""
+    check(all(kind.startswith("IO-APIC") for name, (_, kind) in rows.items()
+              if name.isdigit() and name not in ("0", "2")), "lines do not come by the I/O APIC")
+    check(rows["LOC"][0] > 50, "the local APIC's timer does not tick")
+
+
+def is_pic(rows, local_timer):
+    check(rows["4"][1].startswith("XT-PIC"), "lines do not come by the 8259s")
+    check((rows["LOC"][0] > 50) == local_timer, "LOC counts wrong")
+    check(("0" in rows and rows["0"][0] > 50) != local_timer, "the 8254's count is wrong")
+
+
+def apic():
+    is_ioapic(interrupts(""))
+
+
+def apic_pae():
+    is_ioapic(interrupts("", flavour="686-pae"))
+
+
+def apic_timer():
+    """The timer by its count instead of the TSC, calibrated against other clocks by a CPU without leaf 15h."""
+    is_ioapic(interrupts("lapic=notscdeadline"))
+    is_ioapic(interrupts("", "-cpu", "core2"))
+
+
+def noapic():
+    is_pic(interrupts("noapic"), local_timer=True)
+
+
+def nolapic():
+    is_pic(interrupts("nolapic"), local_timer=False)
+
+
+def acpi_off():
+    """The MP table says it all; nothing but a reset ends such a machine."""
+    is_ioapic(interrupts("acpi=off", poweroff="reboot -f"))
+    is_pic(interrupts("acpi=off noapic", poweroff="reboot -f"), local_timer=True)
+
+
+def cpu_without_apic():
+    is_pic(interrupts("", "-cpu", "default,-apic"), local_timer=False)
+
+
 def probe_256():
     run_probe()
 
@@ -265,7 +326,8 @@ def metal_1024():
 
 
 cases = {f.__name__: f for f in (
-    shell, shell_pae, probe_256, probe_64, probe_1024, probe_pae, probe_pae_1024, probe_verify,
+    shell, shell_pae, apic, apic_pae, apic_timer, noapic, nolapic, acpi_off, cpu_without_apic,
+    probe_256, probe_64, probe_1024, probe_pae, probe_pae_1024, probe_verify,
     probe_small_cache, probe_plain, lockstep, interp, reboot, no_reboot, idle, sigterm, console_keys,
     serial_file, bad_init, firmware, metal, metal_translated, metal_1024)}
 
