@@ -244,6 +244,7 @@ static bool leaves_esp_alone(const struct bt_tinsn *ti) {
     case BT_CLASS_MOV:
     case BT_CLASS_PUSH:
     case BT_CLASS_POP:
+    case BT_CLASS_CALL:
         for (unsigned i = 0; i < in->op_count; i++) {
             const struct insn_op *op = &in->op[i];
             if (op->type == OP_REG &&
@@ -255,7 +256,6 @@ static bool leaves_esp_alone(const struct bt_tinsn *ti) {
     case BT_CLASS_NOP:
     case BT_CLASS_LEAVE:
     case BT_CLASS_STRING:
-    case BT_CLASS_CALL:
     case BT_CLASS_RET:
         return true;
     default:

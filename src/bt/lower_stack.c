@@ -59,7 +59,13 @@ static void lower_pop_segment(struct translation *t, const struct bt_tinsn *ti) 
         lower_emulate(t, ti->eip);
         return;
     }
-    emit_op_mem(e, (struct host_op){.map = 1, .opcode = 0xb7, .reg = H_R9}, stack_mem(t, 0));
+    /* All of the operand is read, as by POP to a register. */
+    if (ti->in.op_bytes == 4) {
+        emit_load32(e, H_R9, stack_mem(t, 0));
+        emit_op_reg(e, (struct host_op){.map = 1, .opcode = 0xb7, .reg = H_R9}, H_R9);
+    } else {
+        emit_op_mem(e, (struct host_op){.map = 1, .opcode = 0xb7, .reg = H_R9}, stack_mem(t, 0));
+    }
     emit_store32(e, hot_mem(HOT_ARG0), H_R9);
     emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
     emit_store_imm32(e, hot_mem(HOT_ARG2), ti->in.op_bytes);
@@ -106,11 +112,15 @@ static void lower_pusha(struct translation *t) {
 
 static void lower_popa(struct translation *t) {
     struct emit *e = &t->e;
-    /* Both ends first: after these two nothing can fault. */
-    emit_load32(e, H_R9, stack_mem(t, 28));
-    for (int r = 7; r >= 0; r--)
+    /* Upwards, so that CR2 is that of the first word to fault, and to no guest register before all
+     * can be read. */
+    for (int i = 0; i < 8; i++)
+        if (i != 7 - R_ESP)
+            emit_load32(e, H_R9, stack_mem(t, 4 * i));
+    for (int r = 7; r > 0; r--)
         if (r != R_ESP)
             emit_load32(e, (u8)r, stack_mem(t, 4 * (7 - r)));
+    emit_mov_reg32(e, H_RAX, H_R9);
     lower_settle_esp(t, 32);
 }
 

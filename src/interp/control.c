@@ -72,11 +72,12 @@ static enum transfer_form transfer_form(const struct insn *in) {
 static bool far_pointer(struct interp *it, struct cpu *cpu, const struct insn *in, u16 *selector,
                         u32 *offset) {
     u8 image[6];
-    u32 lin;
+    u32 lin, selector_lin, at = ea_offset(cpu, in);
     unsigned bytes = in->op_bytes;
     if (in->op[0].type != OP_MEM)
         return cpu_fault(cpu, VEC_UD);
-    if (!mem_linear(it, cpu, in, bytes + 2, false, &lin) ||
+    if (!seg_linear(it, cpu, in->mem_seg, at, bytes, false, &lin) ||
+        !seg_linear(it, cpu, in->mem_seg, at + bytes, 2, false, &selector_lin) ||
         !mmu_read(cpu, lin, image, bytes + 2, MMU_READ))
         return false;
     *offset = host_load(image, bytes);
@@ -207,11 +208,13 @@ enum ex exec_iret(struct interp *it, struct cpu *cpu, const struct insn *in) {
 /* BOUND: signed index against a pair of bounds in memory. */
 enum ex exec_bound(struct interp *it, struct cpu *cpu, const struct insn *in) {
     unsigned bytes = in->op_bytes;
-    u32 lin, low, high, index = gpr_read(cpu, in->op[0].reg, bytes);
+    u32 lin[2], low, high, offset = ea_offset(cpu, in), index = gpr_read(cpu, in->op[0].reg, bytes);
     if (in->op[1].type != OP_MEM)
         return ex_fault(cpu, VEC_UD);
-    if (!mem_linear(it, cpu, in, 2 * bytes, false, &lin) || !mem_read(cpu, lin, bytes, &low) ||
-        !mem_read(cpu, lin + bytes, bytes, &high))
+    /* Each bound is an operand of its own, as alignment goes. */
+    if (!seg_linear(it, cpu, in->mem_seg, offset, bytes, false, &lin[0]) ||
+        !seg_linear(it, cpu, in->mem_seg, offset + bytes, bytes, false, &lin[1]) ||
+        !mem_read(cpu, lin[0], bytes, &low) || !mem_read(cpu, lin[1], bytes, &high))
         return EX_FAULT;
     if (bytes == 2) {
         index = (u32)(i16)index;

@@ -228,14 +228,16 @@ enum ex exec_xlat(struct interp *it, struct cpu *cpu, const struct insn *in) {
     return EX_NEXT;
 }
 
-/* LDS, LES, LFS, LGS, LSS: offset first in memory, then the selector. */
+/* LDS, LES, LFS, LGS, LSS: offset first in memory, then the selector. Each is aligned by its own
+ * size: SDM volume 3, section 6.15, table 6-7 "Alignment Requirements by Data Type". */
 static enum ex load_far(struct interp *it, struct cpu *cpu, const struct insn *in, enum seg seg) {
     unsigned bytes = in->op_bytes;
-    u32 lin;
+    u32 lin, selector_lin, offset = ea_offset(cpu, in);
     u8 image[6];
     if (in->op[1].type != OP_MEM)
         return ex_fault(cpu, VEC_UD);
-    if (!mem_linear(it, cpu, in, bytes + 2, false, &lin) ||
+    if (!seg_linear(it, cpu, in->mem_seg, offset, bytes, false, &lin) ||
+        !seg_linear(it, cpu, in->mem_seg, offset + bytes, 2, false, &selector_lin) ||
         !mmu_read(cpu, lin, image, bytes + 2, MMU_READ))
         return EX_FAULT;
     if (!rc_load_segment(cpu, seg, load16(image + bytes)))

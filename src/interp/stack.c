@@ -72,18 +72,11 @@ enum ex exec_pop(struct interp *it, struct cpu *cpu, const struct insn *in) {
 
 /* ---- PUSHA, POPA ---- */
 
-/* Eight words downward from ESP: contiguous unless the stack pointer wraps. */
+/* Eight words downward from ESP, each checked before the first is written. */
 static bool pusha_store(struct interp *it, struct cpu *cpu, u32 sp, u32 mask, unsigned bytes) {
-    u8 image[32];
-    u32 lin;
-    for (unsigned i = 0; i < 8; i++)
-        host_store(image + (7 - i) * bytes, bytes, (u32)cpu->gpr[i]);
-    if (((sp - 8 * bytes) & mask) < ((sp - 1) & mask))
-        return seg_linear(it, cpu, SEG_SS, (sp - 8 * bytes) & mask, 8 * bytes, true, &lin) &&
-               mmu_write(cpu, lin, image, 8 * bytes, MMU_WRITE);
     for (unsigned pass = 0; pass < 2; pass++)
         for (unsigned i = 0; i < 8; i++) {
-            u32 at = (sp - (i + 1) * bytes) & mask;
+            u32 lin, at = (sp - (i + 1) * bytes) & mask;
             if (!seg_linear(it, cpu, SEG_SS, at, bytes, true, &lin))
                 return false;
             if (pass == 0 ? !mmu_check_write(cpu, lin, bytes, MMU_WRITE)

@@ -234,10 +234,10 @@ enum ex exec_ins(struct interp *it, struct cpu *cpu, const struct insn *in) {
     struct run r = run_start(it, cpu, in);
     u16 port = (u16)cpu->gpr[R_EDX];
     r.budget = MIN(r.budget, IO_BUDGET);
+    if (!rc_check_io(cpu, port, r.bytes)) /* even when ECX is 0 */
+        return EX_FAULT;
     if (!r.left)
         return EX_NEXT;
-    if (!rc_check_io(cpu, port, r.bytes))
-        return EX_FAULT;
     while (r.left && r.budget) {
         u32 to;
         /* The write is known to succeed before the device is asked. */
@@ -258,10 +258,10 @@ enum ex exec_outs(struct interp *it, struct cpu *cpu, const struct insn *in) {
     struct run r = run_start(it, cpu, in);
     u16 port = (u16)cpu->gpr[R_EDX];
     r.budget = MIN(r.budget, IO_BUDGET);
+    if (!rc_check_io(cpu, port, r.bytes)) /* even when ECX is 0 */
+        return EX_FAULT;
     if (!r.left)
         return EX_NEXT;
-    if (!rc_check_io(cpu, port, r.bytes))
-        return EX_FAULT;
     while (r.left && r.budget) {
         u32 from, v;
         if (!seg_linear(it, cpu, r.source, source_offset(cpu, &r), r.bytes, false, &from) ||

@@ -209,14 +209,13 @@ enum ex exec_verw(struct interp *it, struct cpu *cpu, const struct insn *in) {
     return verify(it, cpu, in, true);
 }
 
-/* ARPL: raises the destination's RPL to the source's. */
+/* ARPL: raises the destination's RPL to the source's. The destination is written only then. */
 enum ex exec_arpl(struct interp *it, struct cpu *cpu, const struct insn *in) {
-    struct place p;
     u32 dest, rpl = gpr_read(cpu, in->op[1].reg, 2) & 3;
-    if (!selectors_exist(cpu) || !place_open(it, cpu, in, 0, 2, &p, &dest))
+    if (!selectors_exist(cpu) || !op_read(it, cpu, in, 0, 2, &dest))
         return EX_FAULT;
     bool raise = (dest & 3) < rpl;
-    if (raise && !place_close(cpu, &p, 2, (dest & ~3u) | rpl))
+    if (raise && !op_write(it, cpu, in, 0, 2, (dest & ~3u) | rpl))
         return EX_FAULT;
     set_zf(cpu, raise);
     return EX_NEXT;

@@ -163,7 +163,7 @@ bool rc_lar(struct cpu *cpu, u16 selector, bool *ok, u32 *value) {
     if (!inspect(cpu, selector, LAR_TYPES, &d, ok))
         return false;
     if (*ok)
-        *value = d.hi & 0x00f0ff00u;
+        *value = d.hi & 0x00ffff00u; /* 00FxFF00h: x, undefined, is the limit's upper part */
     return true;
 }
 

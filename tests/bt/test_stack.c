@@ -268,10 +268,50 @@ static void pusha_and_popa_over_a_missing_page_are_restartable(void **state) {
                 w.cpu->eip = CODE;
                 expect_exit(&w, BT_EXIT_FAULT, CODE);
                 assert_int_equal(w.cpu->fault.cr2 & ~PAGE_OFFSET_MASK, hole);
+                /* Upwards, the word of ESP is skipped. */
+                u32 missing = !upper                            ? bottom
+                              : distance >= 12 && distance < 16 ? bottom + 16
+                                                                : HOLE;
+                if (popa)
+                    assert_int_equal(w.cpu->fault.cr2, missing);
                 for (int r = 0; r < 8; r++)
                     assert_int_equal(reg(&w, (enum gpr)r), r == R_ESP ? esp : 0x11111111u * (u32)r);
                 world_destroy(&w);
             }
+}
+
+/* CALL through ESP goes to where ESP stood in front of it, after pops that moved it. */
+static void call_through_esp_sees_the_pops_before_it(void **state) {
+    struct world w;
+    (void)state;
+    world_create(&w, NULL);
+    put(&w, CODE, "58 ff d4"); /* pop eax; call esp */
+    put(&w, STACK + 4, "f4");  /* hlt */
+    w.cpu->gpr[R_ESP] = STACK;
+    run_to_hlt(&w, CODE);
+    assert_int_equal(w.cpu->eip, STACK + 4);
+    assert_int_equal(reg(&w, R_ESP), STACK);
+    assert_int_equal(load32(w.ram + STACK), CODE + 3);
+    world_destroy(&w);
+}
+
+/* POP Sreg reads as much as it moves ESP. */
+static void pop_of_a_segment_register_reads_the_whole_operand(void **state) {
+    static const char *const codes[] = {"1f f4", "07 f4", "0f a1 f4", "0f a9 f4"};
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_LEN(codes); i++) {
+        struct world w;
+        world_create(&w, NULL);
+        enable_paging(&w, KERNEL_PAGE);
+        map_page(&w, HOLE, 0);
+        put(&w, CODE, codes[i]);
+        w.cpu->gpr[R_ESP] = HOLE - 2;
+        w.cpu->eip = CODE;
+        expect_exit(&w, BT_EXIT_FAULT, CODE);
+        assert_int_equal(w.cpu->fault.cr2, HOLE);
+        assert_int_equal(reg(&w, R_ESP), HOLE - 2);
+        world_destroy(&w);
+    }
 }
 
 int main(void) {
@@ -280,6 +320,8 @@ int main(void) {
         cmocka_unit_test(adapted_sites_among_pushes_and_pops_see_the_right_stack),
         cmocka_unit_test(icount_and_no_return_stack_change_nothing),
         cmocka_unit_test(pusha_and_popa_over_a_missing_page_are_restartable),
+        cmocka_unit_test(call_through_esp_sees_the_pops_before_it),
+        cmocka_unit_test(pop_of_a_segment_register_reads_the_whole_operand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

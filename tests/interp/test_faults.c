@@ -114,7 +114,7 @@ static void stack_instructions(void **state) {
     FAULTS(g, "\xe8\x10\0\0\0", WRITE_ABSENT, HOLE + 0xffc);
     FAULTS(g, "\xc8\x20\0\0", WRITE_ABSENT, HOLE + 0xffc); /* enter */
     g->cpu->gpr[R_ESP] = HOLE + 0x1010;                    /* room for four of eight words */
-    FAULTS(g, "\x60", WRITE_ABSENT, HOLE + 0xff0);
+    FAULTS(g, "\x60", WRITE_ABSENT, HOLE + 0xffc);
     g->cpu->gpr[R_ESP] = HOLE;
     FAULTS(g, "\x58", READ_ABSENT, HOLE);
     FAULTS(g, "\xc3", READ_ABSENT, HOLE);
@@ -212,6 +212,68 @@ static void near_branches_beyond_the_cs_limit_raise_gp(void **state) {
     assert_int_equal(cpu->gpr[R_ECX], 2);
 }
 
+/* PUSHA's words go downward one by one: the first that cannot be stored is the one CR2 tells. */
+static void pusha_faults_at_its_first_word(void **state) {
+    struct guest *g = *state;
+    with_paging(g);
+    g->cpu->gpr[R_ESP] = HOLE + 0x100;
+    FAULTS(g, "\x60", WRITE_ABSENT, HOLE + 0xfc);
+    FAULTS(g, "\x66\x60", WRITE_ABSENT, HOLE + 0xfe);
+    g->cpu->gpr[R_ESP] = HOLE + 0x1010; /* 16 bytes above the hole's end */
+    FAULTS(g, "\x60", WRITE_ABSENT, HOLE + 0xffc);
+}
+
+/* ARPL reads its destination, and writes it only to raise the RPL. */
+static void arpl_writes_only_what_it_changes(void **state) {
+    struct guest *g = *state;
+    with_paging(g);
+    g->cpu->gpr[R_EBX] = HOLE;
+    FAULTS(g, "\x63\x03", READ_ABSENT, HOLE); /* arpl [ebx], ax */
+    g->cpu->gpr[R_EBX] = READ_ONLY;
+    g->cpu->gpr[R_EAX] = 1;
+    FAULTS(g, "\x63\x03", WRITE_DENIED, READ_ONLY);
+    store16(guest_at(g, READ_ONLY), 3);
+    assert_int_equal(STEP(g, "\x63\x03"), INTERP_OK);
+    assert_false(g->cpu->eflags & F_ZF);
+}
+
+/* The permission is looked at before the count. */
+static void rep_ins_and_outs_without_permission_fault_even_for_no_element(void **state) {
+    static const char *const codes[] = {"\xf3\x6c", "\xf3\x6d", "\xf3\x6e", "\xf2\x6f"};
+    struct guest *g = *state;
+    guest_reset(g, 3);
+    g->cpu->seg[SEG_TR] = (struct segment){.attr = ATTR_P | 11, .limit = 0x67, .base = 0x6000};
+    store16(guest_at(g, 0x6066), 0x68);
+    for (unsigned i = 0; i < ARRAY_LEN(codes); i++) {
+        memcpy(guest_at(g, CODE_BASE), codes[i], 2);
+        g->cpu->eip = CODE_BASE;
+        g->cpu->gpr[R_ECX] = 0;
+        assert_int_equal(interp_step(g->it, g->cpu), INTERP_FAULT);
+        assert_int_equal(g->cpu->fault.vector, VEC_GP);
+        assert_int_equal(g->cpu->eip, CODE_BASE);
+    }
+}
+
+/* #AC goes by the size of each item: SDM volume 3, table 6-7. */
+static void alignment_is_that_of_each_item(void **state) {
+    struct guest *g = *state;
+    guest_reset(g, 3);
+    g->cpu->cr0 |= CR0_AM;
+    g->cpu->eflags |= F_AC;
+    g->cpu->gpr[R_EBX] = DATA_BASE + 2;
+    store32(guest_at(g, DATA_BASE + 2), 0x00000000);      /* a null selector */
+    assert_int_equal(STEP(g, "\x66\xc4\x03"), INTERP_OK); /* les ax, [ebx]: 16:16 */
+    g->cpu->gpr[R_EAX] = 0;
+    assert_int_equal(STEP(g, "\x66\x62\x03"), INTERP_OK); /* bound ax, [ebx] */
+    g->cpu->gpr[R_EBX] = DATA_BASE + 4;
+    assert_int_equal(STEP(g, "\x62\x03"), INTERP_OK);
+    g->cpu->gpr[R_ESP] = STACK_TOP - 4;
+    assert_int_equal(STEP(g, "\x60"), INTERP_OK); /* pushad */
+    g->cpu->gpr[R_ESP] = STACK_TOP - 2;
+    assert_int_equal(STEP(g, "\x60"), INTERP_FAULT);
+    assert_int_equal(g->cpu->fault.vector, VEC_AC);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(loads_and_stores),
@@ -223,6 +285,10 @@ int main(void) {
         CASE(fetch_faults_name_the_second_page),
         CASE(segment_limits_raise_gp_or_ss),
         CASE(near_branches_beyond_the_cs_limit_raise_gp),
+        CASE(pusha_faults_at_its_first_word),
+        CASE(arpl_writes_only_what_it_changes),
+        CASE(rep_ins_and_outs_without_permission_fault_even_for_no_element),
+        CASE(alignment_is_that_of_each_item),
     };
     return cmocka_run_group_tests_name("interp.faults", tests, NULL, NULL);
 }

@@ -35,7 +35,7 @@ static struct answer processor_answer(const struct rig *r, u16 selector) {
                            .lsl = true,
                            .verr = !code || (hi & BIT(9)),
                            .verw = !code && (hi & BIT(9)),
-                           .rights = hi & 0xf0ff00,
+                           .rights = hi & 0xffff00,
                            .limit = hi & BIT(23) ? limit << 12 | 0xfff : limit};
 }
 /* MOV to a data segment register; what it leaves there. */
