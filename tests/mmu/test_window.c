@@ -617,7 +617,7 @@ static void *hog_mappings(u32 spare) {
 
 static void a_host_without_mappings_left_costs_speed_and_nothing_else(void **state) {
     (void)state;
-#ifdef __SANITIZE_ADDRESS__
+#ifdef RINGFOLD_SANITIZED
     skip(); /* the sanitizer itself needs mappings */
 #endif
     f->mmu->windows->map_limit = 1u << 20;

@@ -375,14 +375,6 @@ static void little_memory_means_fewer_windows(void **state) {
 
 /* ---- Cost ---- */
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-
 static volatile sig_atomic_t steps;
 static volatile u64 last_step;
 /* The iterations of one REP count as one instruction. */
@@ -408,7 +400,7 @@ static unsigned instructions_of_fault(bool user, u32 lin, enum mmu_access access
 
 static void a_hidden_fault_costs_at_most_1500_instructions(void **state) {
     (void)state;
-#if defined(SANITIZED) || !defined(__OPTIMIZE__)
+#if defined(RINGFOLD_SANITIZED) || !defined(__OPTIMIZE__)
     skip(); /* other code than the one that counts */
 #endif
     static const char *const kind[] = {"read", "write", "fetch"};

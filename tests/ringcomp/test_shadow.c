@@ -586,7 +586,7 @@ static void the_remembered_path_is_short(void **state) {
            "entries: first %u, remembered %u\n",
            first, again, changed, new_ldt, with_ldt);
     assert_true(again < first);
-#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_UNDEFINED__)
+#if defined(__OPTIMIZE__) && !defined(RINGFOLD_SANITIZED)
     assert_true(again <= 170);
 #endif
     free(r);
