@@ -7,6 +7,7 @@
  * not: they are position-independent and reach nothing but r15, r13 and the return stack.
  */
 #include "bt/bt_contract.h"
+#include "bt/stubs.h"
 #include "bt/world_metal.h"
 #include "metal/metal_contract.h"
 
@@ -303,29 +304,8 @@ bt_exit_common:
         .globl bt_stubs_start
 bt_stubs_start:
 
-/* CO_LOAD_*: the selector and descriptor of the last load again? Then only ESP moves. Flags stay. */
 STUB(bt_stub_load_segment)
-        lea     (%r9,%r9,2), %r10
-        lea     HOT_SEGMENT_CACHE-SEGMENT_CACHE_BYTES*CO_LOAD_ES(%r15,%r10,8), %r10
-        mov     %rcx, %r11
-        mov     %r8, HOT_SCRATCH(%r15)
-        mov     HOT_ARG0(%r15), %ecx
-        mov     16(%r10), %r8
-        lea     (%rcx,%r8), %rcx
-        jrcxz   1f
-        jmp     2f
-1:      mov     (%r10), %r8
-        mov     (%r8), %rcx
-        mov     8(%r10), %r8
-        lea     (%rcx,%r8), %rcx
-        jrcxz   3f
-2:      mov     %r11, %rcx
-        mov     HOT_SCRATCH(%r15), %r8
-        jmp     bt_stub_callout_returning
-3:      mov     %r11, %rcx
-        mov     HOT_ARG2(%r15), %r8d
-        lea     (%r12,%r8), %r12d
-        ret
+        load_segment_body
 
 /* r8d = argument, r9d = callout. The kind that does not come back is jumped to, the returning kind
  * called. */

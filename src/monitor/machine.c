@@ -115,7 +115,8 @@ static bool load_guest(struct vm *vm, struct mon_error *err) {
 bool mon_machine_reset(struct vm *vm, struct mon_error *err) {
     struct cpu *cpu = vm->cpu;
     u64 insns = cpu->insn_count;
-    mmu_ram_clear(vm->mmu);
+    if (vm->count.resets) /* fresh memory is zero */
+        mmu_ram_clear(vm->mmu);
     cpu_reset(cpu);
     cpu->insn_count = insns; /* -icount's clock never runs back */
     if (!mon_cpu_has(cpu->model, "apic"))
