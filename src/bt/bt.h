@@ -183,7 +183,8 @@ struct bt_context {
 struct bt_event {
     u8 kind, cause; /* enum bt_event_kind, enum bt_cause */
     u32 unit;       /* translate, chain, icache_fill, invalidate: number since the last flush */
-    u32 slot;       /* chain: the branch's number since the last flush */
+    u32 from;       /* chain: the unit that branches */
+    u32 branch;     /* chain: which of its direct branches, from 0 */
     u32 view;       /* icache_fill, icache_clear */
     u64 gpa;        /* adapt */
     const struct bt_context *context; /* translate */

@@ -13,15 +13,13 @@
  * across a page, ...). *unit: its number since the last flush, or UINT32_MAX when the cache or a
  * table is full: flush and try again. */
 bool bt_replay_translate(struct bt *bt, const struct bt_context *context, u32 *unit);
-/* Links branch `slot` to a unit. False: no such slot or unit. */
-bool bt_replay_chain(struct bt *bt, u32 slot, u32 unit);
+/* Links the branch-th direct branch of unit `from` to a unit. False: no such branch or unit. */
+bool bt_replay_chain(struct bt *bt, u32 from, u32 branch, u32 unit);
 /* Cuts the links that leave their page. */
 void bt_replay_unchain(struct bt *bt);
 /* Drops a unit. False: there is none of that number. */
 bool bt_replay_invalidate(struct bt *bt, u32 unit);
 void bt_replay_flush(struct bt *bt);
-/* The numbers of a unit's direct branches: *first and so many from there on. */
-u32 bt_replay_slots(const struct bt *bt, u32 unit, u32 *first);
 /* All of the cache that is in use; one unit's host code. Valid until the next call. */
 const u8 *bt_replay_image(const struct bt *bt, u32 *bytes);
 const u8 *bt_replay_host_code(const struct bt *bt, u32 unit, u32 *bytes);

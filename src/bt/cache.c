@@ -127,7 +127,8 @@ void cache_link(struct bt *bt, u32 index, u32 unit) {
     patch_slot(bt, slot, bt->unit[unit].host_direct);
     host_serialize();
     bt->stats->chains++;
-    BT_TELL(bt, .kind = BT_EVENT_chain, .slot = index, .unit = unit);
+    BT_TELL(bt, .kind = BT_EVENT_chain, .from = slot->unit,
+            .branch = index - bt->unit[slot->unit].slot_first, .unit = unit);
 }
 
 void cache_unlink_slot(struct bt *bt, u32 index) {

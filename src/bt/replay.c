@@ -48,9 +48,10 @@ static bool unit_is_valid(const struct bt *bt, u32 unit) {
     return unit < bt->unit_count && bt->unit[unit].valid;
 }
 
-bool bt_replay_chain(struct bt *bt, u32 slot, u32 unit) {
-    if (slot >= bt->slot_count || !unit_is_valid(bt, unit))
+bool bt_replay_chain(struct bt *bt, u32 from, u32 branch, u32 unit) {
+    if (!unit_is_valid(bt, from) || !unit_is_valid(bt, unit) || branch >= bt->unit[from].slot_count)
         return false;
+    u32 slot = bt->unit[from].slot_first + branch;
     if (bt->unit[unit].page2 != UINT64_MAX)
         bt->slot[slot].same_page = false;
     cache_link(bt, slot, unit);
@@ -70,11 +71,6 @@ bool bt_replay_invalidate(struct bt *bt, u32 unit) {
 
 void bt_replay_flush(struct bt *bt) {
     cache_flush(bt, BT_CAUSE_none);
-}
-
-u32 bt_replay_slots(const struct bt *bt, u32 unit, u32 *first) {
-    *first = bt->unit[unit].slot_first;
-    return bt->unit[unit].slot_count;
 }
 
 const u8 *bt_replay_image(const struct bt *bt, u32 *bytes) {

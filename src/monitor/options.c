@@ -109,6 +109,10 @@ static enum mon_parse_result set_paused(const struct met *met) {
     met->o->start_paused = true;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_translation_trace(const struct met *met) {
+    met->o->translation_trace = met->arg;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_trace_file(const struct met *met) {
     met->o->trace_file = met->arg;
     return MON_PARSE_RUN;
@@ -544,6 +548,8 @@ static const struct option_row options[] = {
     {"pidfile", ARG | NEEDS_FILES, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
     {"stats", NO_ARG, set_stats, "          print counters at exit"},
+    {"trace-out", ARG | NEEDS_FILES, set_translation_trace,
+     " file\n                record the translation trace of this run"},
     {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},
     {"lockstep", NEEDS_DEBUGGERS, set_lockstep,
      "       run units in the interpreter too, stop at the first difference"},

@@ -199,6 +199,8 @@ static void process_events(struct vm *vm) {
         if (mon_serial_waiting(vm))
             dev_serial_poll(vm->dev);
     }
+    if (unlikely(vm->recording))
+        mon_recording_drain(vm);
     handle_requests(vm);
     mon_events_arm(vm);
 }

@@ -147,6 +147,7 @@ struct mon_firmware {
 };
 
 struct mon_lockstep;
+struct tt_recorder;
 struct mon_replay;
 
 /* ---- The machine ---- */
@@ -183,6 +184,7 @@ struct vm {
     u64 exit_count[MON_EXIT_COUNT];
     struct mon_lockstep *lockstep;
     struct mon_replay *replay;
+    struct tt_recorder *recording; /* -trace-out */
     u64 next_input_poll_ns; /* icount with a regular file as stdin */
 };
 
@@ -265,6 +267,12 @@ static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
 
 /* run.c: shared with lockstep_hosted.c */
 enum mon_exit mon_interp_exit(enum interp_result result);
+
+/* recording_hosted.c; debug_metal.c: there is none. The end says what was recorded; false after an
+ * error message. */
+bool mon_recording_open(struct vm *vm, struct mon_error *err);
+void mon_recording_drain(struct vm *vm);
+bool mon_recording_end(struct vm *vm);
 
 /* lockstep_hosted.c; debug_metal.c: refuses */
 bool mon_lockstep_open(struct vm *vm, struct mon_error *err);

@@ -45,7 +45,7 @@ static void replay_one(struct world *w, struct recorded *r) {
         assert_int_equal(unit, r->event.unit);
         break;
     case BT_EVENT_chain:
-        assert_true(bt_replay_chain(w->bt, r->event.slot, r->event.unit));
+        assert_true(bt_replay_chain(w->bt, r->event.from, r->event.branch, r->event.unit));
         break;
     case BT_EVENT_unchain:
         bt_replay_unchain(w->bt);
@@ -148,8 +148,8 @@ static void nonsense_is_refused(void **state) {
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_false(bt_replay_translate(w.bt, &bad[i], &unit));
     assert_true(bt_replay_translate(w.bt, &good, &unit));
-    assert_false(bt_replay_chain(w.bt, 7, unit));
-    assert_false(bt_replay_chain(w.bt, 0, unit + 1));
+    assert_false(bt_replay_chain(w.bt, unit, 0, unit));
+    assert_false(bt_replay_chain(w.bt, unit + 1, 0, unit));
     assert_false(bt_replay_invalidate(w.bt, unit + 1));
     assert_true(bt_replay_invalidate(w.bt, unit));
     assert_false(bt_replay_invalidate(w.bt, unit));
