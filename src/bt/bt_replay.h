@@ -20,9 +20,10 @@ void bt_replay_unchain(struct bt *bt);
 /* Drops a unit. False: there is none of that number. */
 bool bt_replay_invalidate(struct bt *bt, u32 unit);
 void bt_replay_flush(struct bt *bt);
-/* All of the cache that is in use; one unit's host code. Valid until the next call. */
+/* All of the cache that is in use; one unit. Valid until the next call. */
 const u8 *bt_replay_image(const struct bt *bt, u32 *bytes);
-const u8 *bt_replay_host_code(const struct bt *bt, u32 unit, u32 *bytes);
+/* False: no such unit. */
+bool bt_replay_unit(const struct bt *bt, u32 unit, struct bt_unit_info *out);
 
 /* ---- What each stage costs ---- */
 

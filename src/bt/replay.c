@@ -78,9 +78,10 @@ const u8 *bt_replay_image(const struct bt *bt, u32 *bytes) {
     return bt->cache_rw;
 }
 
-const u8 *bt_replay_host_code(const struct bt *bt, u32 unit, u32 *bytes) {
-    *bytes = bt->unit[unit].host_bytes;
-    return bt->cache_rw + bt->unit[unit].host;
+bool bt_replay_unit(const struct bt *bt, u32 unit, struct bt_unit_info *out) {
+    if (unit >= bt->unit_count)
+        return false;
+    return bt_unit_at(bt, (u64)bt->cache_rx + bt->unit[unit].host, out);
 }
 
 /* ---- stages ---- */

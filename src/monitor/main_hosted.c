@@ -40,7 +40,7 @@ static void keep_standard_descriptors(void) {
 static const struct {
     const char *name;
     int (*main)(int argc, char **argv);
-} commands[] = {{"replay", tt_replay_main}};
+} commands[] = {{"replay", tt_replay_main}, {"trace", tt_trace_main}};
 
 int main(int argc, char **argv) {
     struct mon_options options;

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <xxhash.h>
 #include <zstd.h>
 
 enum { IN_BYTES = 1 << 17, OUT_BYTES = 1 << 17 };
@@ -23,6 +25,8 @@ struct tt_reader {
     u8 *in, *out;
     ZSTD_inBuffer in_buffer;
     size_t out_used, out_at;
+    u64 frame_left; /* bytes of the frame not read yet */
+    XXH64_state_t *hash;
     bool frame_ended;
     const char *wrong; /* the first thing that was */
     struct tt_header header;
@@ -51,8 +55,10 @@ static void refill(struct tt_reader *r) {
     ZSTD_outBuffer out = {r->out, OUT_BYTES, 0};
     while (out.pos == 0 && !r->frame_ended && !r->wrong) {
         if (r->in_buffer.pos == r->in_buffer.size) {
-            r->in_buffer.size = fread(r->in, 1, IN_BYTES, r->file);
+            r->in_buffer.size = fread(r->in, 1, MIN(r->frame_left, (u64)IN_BYTES), r->file);
             r->in_buffer.pos = 0;
+            r->frame_left -= r->in_buffer.size;
+            XXH64_update(r->hash, r->in, r->in_buffer.size);
             if (r->in_buffer.size == 0) {
                 wrong(r, "is truncated");
                 return;
@@ -174,12 +180,16 @@ static void check_prelude(struct tt_reader *r) {
     u8 prelude[TT_PRELUDE_BYTES];
     static const u8 magic[TT_MAGIC_BYTES] = TT_MAGIC;
     size_t n = fread(prelude, 1, sizeof prelude, r->file);
+    struct stat st;
+    XXH64_update(r->hash, prelude, n);
     if (n < sizeof prelude || memcmp(prelude, magic, sizeof magic))
         wrong(r, "is not a translation trace");
     else if (load32(prelude + TT_MAGIC_BYTES) != TT_VERSION)
         wrong(r, "is a trace of another version: this program reads version 1");
-    else if (load32(prelude + TT_MAGIC_BYTES + 4) != 0)
-        wrong(r, "is damaged (its first bytes)");
+    else if (fstat(fileno(r->file), &st) || st.st_size < TT_PRELUDE_BYTES + TT_HASH_BYTES)
+        wrong(r, "is truncated");
+    else
+        r->frame_left = (u64)st.st_size - TT_PRELUDE_BYTES - TT_HASH_BYTES;
 }
 
 struct tt_reader *tt_open(const char *path, struct tt_error *err) {
@@ -198,10 +208,12 @@ struct tt_reader *tt_open(const char *path, struct tt_error *err) {
     r->in = malloc(IN_BYTES);
     r->out = malloc(OUT_BYTES);
     r->zstd = ZSTD_createDCtx();
+    r->hash = XXH64_createState();
     r->in_buffer.src = r->in;
-    if (!r->in || !r->out || !r->zstd) {
+    if (!r->in || !r->out || !r->zstd || !r->hash) {
         wrong(r, "could not be read: no memory");
     } else {
+        XXH64_reset(r->hash, 0);
         check_prelude(r);
         if (!r->wrong)
             get_header(r);
@@ -219,6 +231,7 @@ void tt_close(struct tt_reader *r) {
     if (r->file)
         fclose(r->file);
     ZSTD_freeDCtx(r->zstd);
+    XXH64_freeState(r->hash);
     free(r->in);
     free(r->out);
     free(r->code);
@@ -273,12 +286,16 @@ static void get_code(struct tt_reader *r) {
     r->totals.code_bytes += bytes;
 }
 
-static const u8 *code_of(struct tt_reader *r, u64 id, u32 *bytes) {
+const u8 *tt_code(const struct tt_reader *r, u32 id, u32 *bytes) {
     if (id == 0 || id > r->code_count)
-        return wrong(r, "names code that it does not hold");
-    const struct code *c = &r->code[id - 1];
-    *bytes = c->bytes;
-    return r->arena + c->at;
+        return NULL;
+    *bytes = r->code[id - 1].bytes;
+    return r->arena + r->code[id - 1].at;
+}
+
+static const u8 *code_of(struct tt_reader *r, u64 id, u32 *bytes) {
+    const u8 *code = tt_code(r, (u32)MIN(id, (u64)UINT32_MAX), bytes);
+    return code ? code : wrong(r, "names code that it does not hold");
 }
 
 /* ---- events ---- */
@@ -372,6 +389,16 @@ static void get_counts(struct tt_reader *r, struct tt_record *out) {
     out->count_count = n;
 }
 
+/* Kinds that a later version added at the end are skipped. */
+static void get_counters(struct tt_reader *r, u64 *to, unsigned known) {
+    unsigned n = (unsigned)get_number(r, 256);
+    for (unsigned i = 0; i < n; i++) {
+        u64 v = get_number(r, UINT64_MAX);
+        if (i < known)
+            to[i] = v;
+    }
+}
+
 /* The totals match, the frame's checksum does, and nothing follows it. */
 static void check_end(struct tt_reader *r) {
     for (unsigned i = 0; i < BT_EVENT_COUNT; i++)
@@ -379,12 +406,18 @@ static void check_end(struct tt_reader *r) {
             wrong(r, "is damaged (its totals do not match its events)");
     if (get_number(r, UINT64_MAX) != r->totals.guest_insns)
         wrong(r, "is damaged (its totals do not match its events)");
+    get_counters(r, r->totals.exits, BT_EXIT_COUNT);
+    get_counters(r, r->totals.callouts, BT_CALLOUT_COUNT);
     if (!r->wrong && r->out_at == r->out_used)
         refill(r);
     if (!r->wrong && (r->out_at != r->out_used || !r->frame_ended))
         wrong(r, "goes on after its end");
-    if (!r->wrong && (r->in_buffer.pos != r->in_buffer.size || fgetc(r->file) != EOF))
+    if (!r->wrong && (r->in_buffer.pos != r->in_buffer.size || r->frame_left))
         wrong(r, "goes on after its end");
+    u8 hash[TT_HASH_BYTES];
+    if (!r->wrong && (fread(hash, 1, sizeof hash, r->file) != sizeof hash ||
+                      load64(hash) != XXH64_digest(r->hash)))
+        wrong(r, "is damaged (its bytes do not match their checksum)");
 }
 
 bool tt_next(struct tt_reader *r, struct tt_record *out, struct tt_error *err) {

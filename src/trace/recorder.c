@@ -25,6 +25,7 @@ struct tt_recorder *tt_record(struct bt *bt, const char *path, const struct tt_h
     } else {
         r->writer = tt_writer_open(path, header, err);
         if (r->writer) {
+            r->before = *bt_counters(bt);
             bt_observe(bt, tt_hear, r);
             return r;
         }
@@ -67,6 +68,7 @@ bool tt_record_end(struct tt_recorder *r, struct tt_totals *totals, struct tt_er
     bt_observe(r->bt, NULL, NULL);
     tt_hear_counts(r);
     write_all(r);
+    tt_write_counters(r->writer, &r->before, bt_counters(r->bt));
     bool lost = r->lost;
     bool ok = tt_writer_close(r->writer, totals, err);
     release(r);

@@ -24,6 +24,7 @@ struct tt_recorder {
     struct tt_writer *writer;
     u8 *buffer;
     u64 used;
+    struct bt_counters before;
     bool lost;  /* the buffer was full: what is in the file is not the whole */
     u64 *count; /* executions, by unit */
     u32 count_capacity;

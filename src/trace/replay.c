@@ -12,6 +12,7 @@
 
 /* A record of the trace, its code where it stays. */
 struct step {
+    u64 number; /* among the translate events */
     struct bt_event event;
     struct bt_context context;
 };
@@ -20,7 +21,7 @@ struct tt_script {
     struct tt_header header;
     struct tt_totals totals;
     struct step *step;
-    u64 count, capacity;
+    u64 count, capacity, units;
     u8 *code; /* the contexts' bytes */
     u64 code_used, code_capacity;
 };
@@ -70,6 +71,7 @@ static bool keep(struct tt_script *s, const struct tt_record *record) {
     *to = (struct step){.event = record->event};
     if (record->event.kind != BT_EVENT_translate)
         return true;
+    to->number = s->units++;
     to->context = record->context;
     return keep_code(s, &to->context.code, to->context.code_bytes) &&
            keep_code(s, &to->context.code2, to->context.code2_bytes);
@@ -197,6 +199,8 @@ static bool make(struct replay *r, u64 step, u32 *unit) {
     }
     r->result->cycles += __rdtsc() - start;
     r->result->units += ok;
+    if (ok && r->options->made)
+        r->options->made(r->options->opaque, r->script->step[step].number, r->bt, *unit);
     return ok;
 }
 

@@ -58,6 +58,7 @@ struct tt_totals {
     u64 events[BT_EVENT_COUNT];
     u64 guest_insns, guest_bytes, host_bytes;
     u64 codes, code_bytes; /* different pieces of guest code, their bytes */
+    u64 exits[BT_EXIT_COUNT], callouts[BT_CALLOUT_COUNT]; /* while it was recorded */
 };
 
 /* ---- Reading ---- */
@@ -72,6 +73,9 @@ const struct tt_header *tt_header(const struct tt_reader *reader);
 bool tt_next(struct tt_reader *reader, struct tt_record *out, struct tt_error *err);
 /* Complete once tt_next has given TT_END. */
 const struct tt_totals *tt_totals(const struct tt_reader *reader);
+/* The guest code of that number (tt_record.code_id), NULL if there is none. Valid until the next
+ * tt_next. */
+const u8 *tt_code(const struct tt_reader *reader, u32 code_id, u32 *bytes);
 void tt_close(struct tt_reader *reader);
 
 /* ---- Recording ---- */
@@ -94,6 +98,10 @@ struct tt_replay_options {
     u64 cache_bytes;       /* 0: as recorded */
     bool verify;           /* Capstone checks each unit */
     unsigned stage_repeat; /* >0: measure each stage, by so many repetitions of each unit */
+    /* Called for each unit made, if not NULL: its record's number among the trace's translate
+     * events, and the translator that holds it, to look at with bt_replay_unit. */
+    void (*made)(void *opaque, u64 number, struct bt *bt, u32 unit);
+    void *opaque;
 };
 struct tt_replay_result {
     struct tt_totals totals;                         /* of the trace */

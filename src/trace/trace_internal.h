@@ -2,7 +2,8 @@
  * trace_internal.h: the encoding of a trace, shared by writer and reader. docs/trace-format.md
  * tells the same to people.
  *
- * file:   "RFTRACE\0", u32 version, u32 0, one zstd frame with checksum, and nothing behind it
+ * file:   "RFTRACE\0", u32 version, u32 0, one zstd frame with checksum, u64 XXH64
+ *         of all bytes before
  * frame:  records: one byte of type, then its fields; numbers are LEB128 (low seven bits first),
  *         signed ones zigzag
  */
@@ -12,7 +13,7 @@
 #include "trace/trace.h"
 
 #define TT_MAGIC "RFTRACE"
-enum { TT_MAGIC_BYTES = 8, TT_PRELUDE_BYTES = 16 };
+enum { TT_MAGIC_BYTES = 8, TT_PRELUDE_BYTES = 16, TT_HASH_BYTES = 8 };
 
 /* Types of records. A translator's event has TT_TYPE_EVENT + its kind. */
 enum {
@@ -52,6 +53,9 @@ struct tt_writer *tt_writer_open(const char *path, const struct tt_header *heade
                                  struct tt_error *err);
 void tt_write_event(struct tt_writer *w, const struct bt_event *event);
 void tt_write_counts(struct tt_writer *w, const struct tt_count *counts, u32 count);
+/* Exits and callouts for the totals, before the end. */
+void tt_write_counters(struct tt_writer *w, const struct bt_counters *from,
+                       const struct bt_counters *to);
 /* Writes the end; false with *err filled when anything failed on the way: the file is removed. */
 bool tt_writer_close(struct tt_writer *w, struct tt_totals *totals, struct tt_error *err);
 

@@ -24,6 +24,7 @@ struct tt_writer {
     char *path;
     FILE *file;
     ZSTD_CCtx *zstd;
+    XXH64_state_t *hash; /* over the file */
     u8 *in, *out;
     size_t in_used;
     int error; /* errno of the first failure */
@@ -44,6 +45,12 @@ bool tt_fail(struct tt_error *err, const char *format, ...) {
 
 /* ---- bytes ---- */
 
+static void write_bytes(struct tt_writer *w, const void *bytes, size_t count) {
+    XXH64_update(w->hash, bytes, count);
+    if (!w->error && fwrite(bytes, 1, count, w->file) != count)
+        w->error = errno ? errno : EIO;
+}
+
 static void compress(struct tt_writer *w, ZSTD_EndDirective end) {
     ZSTD_inBuffer in = {w->in, w->in_used, 0};
     size_t left;
@@ -54,8 +61,7 @@ static void compress(struct tt_writer *w, ZSTD_EndDirective end) {
             w->error = w->error ? w->error : ENOMEM;
             return;
         }
-        if (!w->error && fwrite(w->out, 1, out.pos, w->file) != out.pos)
-            w->error = errno ? errno : EIO;
+        write_bytes(w, w->out, out.pos);
     } while (end == ZSTD_e_end ? left != 0 : in.pos < in.size);
     w->in_used = 0;
 }
@@ -130,13 +136,15 @@ static bool allocate(struct tt_writer *w) {
     w->code_slots = 1 << 14;
     w->code = calloc(w->code_slots, sizeof *w->code);
     w->zstd = ZSTD_createCCtx();
-    return w->in && w->out && w->code && w->zstd;
+    w->hash = XXH64_createState();
+    return w->in && w->out && w->code && w->zstd && w->hash;
 }
 
 static void release(struct tt_writer *w) {
     if (w->file)
         fclose(w->file);
     ZSTD_freeCCtx(w->zstd);
+    XXH64_freeState(w->hash);
     free(w->in);
     free(w->out);
     free(w->code);
@@ -147,8 +155,7 @@ static void release(struct tt_writer *w) {
 static void write_prelude(struct tt_writer *w) {
     u8 prelude[TT_PRELUDE_BYTES] = TT_MAGIC;
     store32(prelude + TT_MAGIC_BYTES, TT_VERSION);
-    if (fwrite(prelude, 1, sizeof prelude, w->file) != sizeof prelude)
-        w->error = errno ? errno : EIO;
+    write_bytes(w, prelude, sizeof prelude);
 }
 
 struct tt_writer *tt_writer_open(const char *path, const struct tt_header *header,
@@ -170,6 +177,7 @@ struct tt_writer *tt_writer_open(const char *path, const struct tt_header *heade
     }
     ZSTD_CCtx_setParameter(w->zstd, ZSTD_c_compressionLevel, LEVEL);
     ZSTD_CCtx_setParameter(w->zstd, ZSTD_c_checksumFlag, 1);
+    XXH64_reset(w->hash, 0);
     write_prelude(w);
     put_header(w, header);
     return w;
@@ -302,13 +310,30 @@ static void remove_file(const struct tt_writer *w) {
         unlink(w->path);
 }
 
+void tt_write_counters(struct tt_writer *w, const struct bt_counters *from,
+                       const struct bt_counters *to) {
+    for (unsigned i = 0; i < BT_EXIT_COUNT; i++)
+        w->totals.exits[i] = to->exits_by_reason[i] - from->exits_by_reason[i];
+    for (unsigned i = 0; i < BT_CALLOUT_COUNT; i++)
+        w->totals.callouts[i] = to->callouts_by_kind[i] - from->callouts_by_kind[i];
+}
+
 bool tt_writer_close(struct tt_writer *w, struct tt_totals *totals, struct tt_error *err) {
     make_room(w, RECORD_BYTES);
     put_byte(w, TT_TYPE_END);
     for (unsigned i = 0; i < BT_EVENT_COUNT; i++)
         put_number(w, w->totals.events[i]);
     put_number(w, w->totals.guest_insns);
+    put_number(w, BT_EXIT_COUNT);
+    for (unsigned i = 0; i < BT_EXIT_COUNT; i++)
+        put_number(w, w->totals.exits[i]);
+    put_number(w, BT_CALLOUT_COUNT);
+    for (unsigned i = 0; i < BT_CALLOUT_COUNT; i++)
+        put_number(w, w->totals.callouts[i]);
     compress(w, ZSTD_e_end);
+    u8 hash[TT_HASH_BYTES];
+    store64(hash, XXH64_digest(w->hash));
+    write_bytes(w, hash, sizeof hash);
     if (fflush(w->file) && !w->error)
         w->error = errno;
     bool ok = !w->error;
