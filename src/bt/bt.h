@@ -131,6 +131,71 @@ void bt_dump_unit(struct bt *bt, const struct bt_unit_info *unit,
 /* The units entered through the dispatcher most recently, newest first; returns the number. */
 unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned max);
 
+/* ---- Observing (for recorders) ---- */
+
+/* What happens to the translation cache, in order. X(name, help) */
+#define BT_EVENTS(X)                                                                               \
+    X(translate, "a unit was made")                                                                \
+    X(chain, "a direct branch was linked to a unit")                                               \
+    X(unchain, "the links that leave their page were cut: the kernel's fetch mapping changed")     \
+    X(icache_fill, "a unit was put into a view's jump table")                                      \
+    X(icache_clear, "a view's jump table was emptied")                                             \
+    X(invalidate, "a unit was dropped")                                                            \
+    X(flush, "the whole cache was emptied")                                                        \
+    X(adapt, "an instruction kept faulting: from now on it is translated as a callout")
+enum bt_event_kind {
+#define X(name, help) BT_EVENT_##name,
+    BT_EVENTS(X)
+#undef X
+        BT_EVENT_COUNT
+};
+/* Why. X(name, help) */
+#define BT_CAUSES(X)                                                                               \
+    X(none, "nothing but the run of things")                                                       \
+    X(write, "its code was written")                                                               \
+    X(remap, "the second page it spans is another one now")                                        \
+    X(adapt, "one of its instructions was adapted")                                                \
+    X(full, "the cache or one of its tables was full")                                             \
+    X(request, "reset, breakpoints, CR4.TSD, or more writes to code than the queue holds")
+enum bt_cause {
+#define X(name, help) BT_CAUSE_##name,
+    BT_CAUSES(X)
+#undef X
+        BT_CAUSE_COUNT
+};
+/* Everything but the configuration and the CPU model that decides what a unit's host code is. */
+struct bt_context {
+    u32 eip;
+    u64 gpa,
+        gpa2; /* of the first byte; of the second page an only instruction spans, or UINT64_MAX */
+    u8 cpl;
+    bool fp_ok;      /* x87 and SSE instructions do not raise #NM or #UD */
+    bool tsc_inline; /* RDTSC may run inline */
+    bool tsd;        /* CR4.TSD */
+    u64 adapted;     /* bit i: the i-th instruction is adapted */
+    u64 broken;      /* bit i: there is a breakpoint on it */
+    const u8 *code;  /* what the decoder could see from gpa on; valid during the call */
+    u32 code_bytes;  /* at most BT_CONTEXT_CODE_BYTES */
+    const u8 *code2; /* the same from gpa2 on */
+    u32 code2_bytes; /* at most 15 */
+};
+#define BT_CONTEXT_CODE_BYTES 1024
+struct bt_event {
+    u8 kind, cause; /* enum bt_event_kind, enum bt_cause */
+    u32 unit;       /* translate, chain, icache_fill, invalidate: number since the last flush */
+    u32 from;       /* chain: the unit that branches */
+    u32 branch;     /* chain: which of its direct branches, from 0 */
+    u32 view;       /* icache_fill, icache_clear */
+    u64 gpa;        /* adapt */
+    const struct bt_context *context; /* translate */
+    u16 insns, guest_bytes;           /* translate: what became of it */
+    u32 host_bytes;
+};
+/* Called at each event; NULL ends it. It may run with the guest's x87 and SSE state in the
+ * registers, which it must not touch, and must not call the translator. */
+typedef void bt_observer(void *opaque, const struct bt_event *event);
+void bt_observe(struct bt *bt, bt_observer *observer, void *opaque);
+
 /* Counters, one list. X(name, help) */
 #define BT_COUNTERS(X)                                                                             \
     X(units_translated, "translation units made")                                                  \

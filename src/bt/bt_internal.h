@@ -272,6 +272,9 @@ struct bt {
     struct translation *translation; /* the translator's workspace */
     struct substrate *substrate;     /* what the substrate keeps for this translator */
     struct bt_meter *meter;          /* time by ring, once it is measured */
+    bt_observer *observer;           /* told of what happens to the cache; NULL: nobody */
+    void *observer_opaque;
+    const struct bt_context *replayed; /* instead of the CPU and its tables: see replay.c */
     /* Where descriptor tables and TSS were when what is known of them was last forgotten. */
     struct bt_tables {
         struct table_register gdtr, idtr;
@@ -471,15 +474,23 @@ struct translation {
     u32 current;   /* index of the instruction being lowered */
     i32 esp_delta; /* guest ESP minus r12 at this point of the emitted code */
     u32 guest_bytes;
-    u8 counted;    /* instructions that run inside the unit */
-    bool straight; /* a conditional branch ends the unit (lockstep, -icount) */
-    bool ended;    /* the current instruction ended the unit */
-    bool failed;   /* a table is full */
+    u8 counted;          /* instructions that run inside the unit */
+    bool straight;       /* a conditional branch ends the unit (lockstep, -icount) */
+    bool ended;          /* the current instruction ended the unit */
+    bool failed;         /* a table is full */
+    u64 adapted, broken; /* as in struct bt_context */
     u64 page2;
 };
 /* Translates the unit at cpu->eip whose first byte is at gpa. BT_NONE when a table or the cache is
  * full (flush and try again). */
 u32 bt_translate(struct bt *bt, u32 eip, u64 gpa);
+/* Its stages: what the unit consists of; one instruction's class (t->count tells which); the host
+ * code, into the free part of the cache, false when that or a table is full; giving back what of
+ * the tables the last translation_emit took. */
+void translation_decode(struct translation *t, struct bt *bt, u32 eip, u64 gpa);
+void translation_classify(struct translation *t, struct bt_tinsn *ti, u64 gpa);
+bool translation_emit(struct translation *t);
+void translation_roll_back(const struct translation *t);
 /* One PC table entry for the host code that follows: guest offset, recovery, instructions before.
  */
 void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index);
@@ -518,17 +529,26 @@ void lower_slot_stubs(struct translation *t);
 void lower_eip_check(struct translation *t, u32 eip, u32 hot_stub);
 void lower_plain(struct translation *t, const struct insn *in);
 
+/* ---- observe.c ---- */
+void bt_tell(struct bt *bt, const struct bt_event *event);
+void bt_tell_translation(struct bt *bt, const struct translation *t, u32 unit);
+#define BT_TELL(bt, ...)                                                                           \
+    do {                                                                                           \
+        if (unlikely((bt)->observer))                                                              \
+            bt_tell(bt, &(struct bt_event){__VA_ARGS__});                                          \
+    } while (0)
+
 /* ---- cache.c ---- */
 bool cache_create(struct bt *bt, char *err, size_t err_bytes);
 /* Empties the jump table of one view, of all. */
 void cache_clear_view(struct bt *bt, unsigned view);
 void cache_clear_views(struct bt *bt);
 void cache_destroy(struct bt *bt);
-void cache_flush(struct bt *bt);
+void cache_flush(struct bt *bt, enum bt_cause cause);
 u32 cache_find(const struct bt *bt, u64 gpa, u32 eip, u8 cpl, bool fp_ok);
 void cache_insert(struct bt *bt, u32 unit);
-void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes);
-void cache_invalidate_unit(struct bt *bt, u32 unit);
+void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes, enum bt_cause cause);
+void cache_invalidate_unit(struct bt *bt, u32 unit, enum bt_cause cause);
 void cache_link(struct bt *bt, u32 slot, u32 unit);
 void cache_unlink_slot(struct bt *bt, u32 slot);
 void cache_unlink_cross_page(struct bt *bt);

@@ -37,7 +37,7 @@ bool cache_create(struct bt *bt, char *err, size_t err_bytes) {
         snprintf(err, err_bytes, "no memory for the translation cache's tables");
         return false;
     }
-    cache_flush(bt);
+    cache_flush(bt, BT_CAUSE_request);
     return true;
 }
 
@@ -127,6 +127,8 @@ void cache_link(struct bt *bt, u32 index, u32 unit) {
     patch_slot(bt, slot, bt->unit[unit].host_direct);
     host_serialize();
     bt->stats->chains++;
+    BT_TELL(bt, .kind = BT_EVENT_chain, .from = slot->unit,
+            .branch = index - bt->unit[slot->unit].slot_first, .unit = unit);
 }
 
 void cache_unlink_slot(struct bt *bt, u32 index) {
@@ -143,6 +145,7 @@ void cache_unlink_slot(struct bt *bt, u32 index) {
 }
 
 void cache_unlink_cross_page(struct bt *bt) {
+    BT_TELL(bt, .kind = BT_EVENT_unchain);
     for (u32 i = 0; i < bt->slot_count; i++)
         if (!bt->slot[i].same_page)
             cache_unlink_slot(bt, i);
@@ -171,10 +174,11 @@ static void unpublish(struct bt *bt, const struct bt_unit *u) {
     }
 }
 
-void cache_invalidate_unit(struct bt *bt, u32 index) {
+void cache_invalidate_unit(struct bt *bt, u32 index, enum bt_cause cause) {
     struct bt_unit *u = &bt->unit[index];
     if (!u->valid)
         return;
+    BT_TELL(bt, .kind = BT_EVENT_invalidate, .cause = (u8)cause, .unit = index);
     u->valid = false;
     while (u->incoming != BT_NONE)
         cache_unlink_slot(bt, u->incoming);
@@ -202,7 +206,7 @@ static bool overlaps(const struct bt_unit *u, u64 gpa, u64 bytes) {
     return u->gpa < end && u->gpa + first > gpa;
 }
 
-void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes) {
+void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes, enum bt_cause cause) {
     if (bytes == 0)
         return;
     u64 last = MIN((gpa + bytes - 1) >> PAGE_SHIFT, bt->page_count - 1);
@@ -212,7 +216,7 @@ void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes) {
             struct bt_unit *u = &bt->unit[i];
             u32 next = u->page_next[page_side(u, page)];
             if (overlaps(u, gpa, bytes))
-                cache_invalidate_unit(bt, i);
+                cache_invalidate_unit(bt, i, cause);
             i = next;
         }
     }
@@ -220,6 +224,8 @@ void cache_invalidate_range(struct bt *bt, u64 gpa, u64 bytes) {
 
 void cache_clear_view(struct bt *bt, unsigned view) {
     u64 miss = bt_stub(bt, bt_stub_indirect_miss, view != 0), *table = bt->view[view].table;
+    if (table)
+        BT_TELL(bt, .kind = BT_EVENT_icache_clear, .view = view);
     for (u32 i = 0; table && i < VIEW_ENTRIES; i++)
         table[i] = miss;
 }
@@ -229,7 +235,8 @@ void cache_clear_views(struct bt *bt) {
         cache_clear_view(bt, v);
 }
 
-void cache_flush(struct bt *bt) {
+void cache_flush(struct bt *bt, enum bt_cause cause) {
+    BT_TELL(bt, .kind = BT_EVENT_flush, .cause = (u8)cause);
     for (u32 i = 0; i < bt->unit_count; i++) {
         struct bt_unit *u = &bt->unit[i];
         if (!u->valid)
@@ -299,6 +306,7 @@ bool site_note_fault(struct bt *bt, u64 gpa, unsigned threshold) {
     if (s->adapted || ++s->faults < threshold)
         return false;
     s->adapted = true;
+    BT_TELL(bt, .kind = BT_EVENT_adapt, .gpa = gpa);
     bt->stats->adapted_sites++;
     return true;
 }

@@ -227,14 +227,18 @@ bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa) {
     if (!mmu_fetch(cpu, GLIN(next), cpu->cpl == 3, &second))
         return false;
     if (second.v != bt->unit[*unit].page2)
-        cache_invalidate_unit(bt, *unit), *unit = BT_NONE;
+        cache_invalidate_unit(bt, *unit, BT_CAUSE_remap), *unit = BT_NONE;
     return true;
 }
 
 void bt_publish(struct bt *bt, u32 unit) {
-    u64 *table = (u64 *)bt_hot(bt->cpu)->view_table;
-    if (bt->config.icache)
-        table[bt->unit[unit].eip & (VIEW_ENTRIES - 1)] = (u64)unit_indirect_entry(bt, unit);
+    u64 *table = (u64 *)bt_hot(bt->cpu)->view_table, entry = (u64)unit_indirect_entry(bt, unit);
+    u32 index = bt->unit[unit].eip & (VIEW_ENTRIES - 1);
+    if (!bt->config.icache || table[index] == entry)
+        return;
+    table[index] = entry;
+    BT_TELL(bt, .kind = BT_EVENT_icache_fill, .unit = unit,
+            .view = bt->unit[unit].cpl == 3 ? bt->user_view : 0);
 }
 
 static inline void sync_code_and_stack(struct cpu *cpu) {

@@ -21,6 +21,8 @@ void emit_u32(struct emit *e, u32 v) {
 }
 
 void emit_bytes(struct emit *e, const u8 *bytes, size_t count) {
+    if (e->overflow)
+        return;
     for (size_t i = 0; i < count; i++)
         emit_u8(e, bytes[i]);
 }
@@ -58,6 +60,8 @@ static void emit_head(struct emit *e, const struct host_op *op, u8 rex, bool win
 }
 
 void emit_op_reg(struct emit *e, struct host_op op, u8 rm) {
+    if (e->overflow)
+        return;
     u8 rex = (u8)(((op.reg >> 3) << 2) | (rm >> 3));
     if (op.byte_rm && rm >= 4)
         rex |= 0x40;
@@ -70,6 +74,8 @@ static u8 scale_bits(u8 scale) {
 }
 
 void emit_op_mem(struct emit *e, struct host_op op, struct host_mem m) {
+    if (e->overflow)
+        return;
     u8 rex = (u8)((op.reg >> 3) << 2);
     if (m.base != H_NONE)
         rex |= m.base >> 3;

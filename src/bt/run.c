@@ -181,7 +181,12 @@ void bt_set_breakpoints(struct bt *bt, const u32 *lin, unsigned count) {
 
 void bt_flush(struct bt *bt) {
     bt->stats->cache_flushes++;
-    cache_flush(bt);
+    cache_flush(bt, BT_CAUSE_request);
+}
+
+static void evict_all(struct bt *bt) {
+    bt->stats->cache_flushes++;
+    cache_flush(bt, BT_CAUSE_full);
 }
 
 /* ---- mode and views ---- */
@@ -261,7 +266,7 @@ static void drain_code_writes(struct bt *bt) {
         if (all)
             bt_flush(bt);
         else
-            cache_invalidate_range(bt, gpa.v, bytes);
+            cache_invalidate_range(bt, gpa.v, bytes, BT_CAUSE_write);
     }
 }
 
@@ -294,7 +299,7 @@ static bool find_unit(struct bt *bt, u32 *unit, enum bt_exit *exit) {
     }
     *unit = bt_translate(bt, bt->cpu->eip, gpa);
     if (*unit == BT_NONE) {
-        bt_flush(bt);
+        evict_all(bt);
         *unit = bt_translate(bt, bt->cpu->eip, gpa);
         RF_ASSERT(*unit != BT_NONE);
     }
@@ -307,7 +312,7 @@ static void learn_from_fault(struct bt *bt) {
         return;
     bt->fault_emulate = false;
     if (bt->config.adapt && site_note_fault(bt, bt->fault_gpa, 2))
-        cache_invalidate_range(bt, bt->fault_gpa, 1);
+        cache_invalidate_range(bt, bt->fault_gpa, 1, BT_CAUSE_adapt);
 }
 
 /* Offsets of the x87 instruction and data pointers in the FXSAVE64 image. */

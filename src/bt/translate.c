@@ -54,7 +54,22 @@ static bool is_far(const struct insn *in) {
     return in->opcode == 0xca || in->opcode == 0xcb;
 }
 
-static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
+static bool has_breakpoint(const struct translation *t, u32 eip) {
+    if (t->bt->replayed)
+        return t->bt->replayed->broken >> t->count & 1;
+    for (unsigned i = 0; i < t->bt->breakpoints; i++)
+        if (t->bt->breakpoint[i] == eip)
+            return true;
+    return false;
+}
+
+static bool is_adapted(const struct translation *t, u64 gpa) {
+    if (t->bt->replayed)
+        return t->bt->replayed->adapted >> t->count & 1;
+    return t->bt->config.adapt && site_adapted(t->bt, gpa);
+}
+
+void translation_classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     ti->class = bt_class_of(&ti->in, t->cpl, t->fp_ok);
     if (!bt_announced(t->bt->cpu->model, &ti->in))
         ti->class = BT_CLASS_EMULATE;
@@ -66,12 +81,22 @@ static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
         ti->class = BT_CLASS_EMULATE;
     if (t->cpl == 0 && (t->bt->config.trap_classes & bt_trap_class_of(&ti->in)))
         ti->class = BT_CLASS_TRAP;
-    ti->adapted = t->bt->config.adapt && site_adapted(t->bt, gpa);
-    for (unsigned i = 0; i < t->bt->breakpoints; i++)
-        if (t->bt->breakpoint[i] == ti->eip) {
-            ti->class = BT_CLASS_EMULATE;
-            ti->adapted = false;
-        }
+    bool broken = has_breakpoint(t, ti->eip);
+    if (broken)
+        ti->class = BT_CLASS_EMULATE;
+    ti->adapted = !broken && is_adapted(t, gpa);
+    t->broken |= (u64)broken << t->count;
+    t->adapted |= (u64)ti->adapted << t->count;
+}
+
+static bool find_second_page(const struct translation *t, struct gpa *second) {
+    struct cpu *cpu = t->bt->cpu;
+    u32 next_page = (t->eip & ~PAGE_OFFSET_MASK) + PAGE_BYTES;
+    if (t->bt->replayed)
+        *second = GPA(t->bt->replayed->gpa2);
+    else if (!mmu_fetch(cpu, GLIN(next_page), t->cpl == 3, second))
+        return false;
+    return mmu_gpa_is_ram(cpu->mmu, second->v);
 }
 
 /* An instruction that runs into the next page makes a unit of its own. */
@@ -79,9 +104,7 @@ static bool decode_spanning(struct translation *t, struct bt_tinsn *ti, unsigned
     struct bt *bt = t->bt;
     struct gpa second;
     u8 bytes[INSN_MAX_BYTES];
-    u32 next_page = (t->eip & ~PAGE_OFFSET_MASK) + PAGE_BYTES;
-    if (!mmu_fetch(bt->cpu, GLIN(next_page), t->cpl == 3, &second) ||
-        !mmu_gpa_is_ram(bt->cpu->mmu, second.v))
+    if (!find_second_page(t, &second))
         return false;
     memcpy(bytes, mmu_ram(bt->cpu->mmu) + t->gpa, first_bytes);
     memcpy(bytes + first_bytes, mmu_ram(bt->cpu->mmu) + second.v, sizeof bytes - first_bytes);
@@ -111,7 +134,7 @@ static void decode_unit(struct translation *t) {
             t->count++;
             break;
         }
-        classify(t, ti, t->gpa + offset);
+        translation_classify(t, ti, t->gpa + offset);
         t->count++;
         offset += ti->in.length;
         if (ends_unit(t, ti) || offset >= room)
@@ -209,21 +232,28 @@ static void verify(struct bt *bt, const struct bt_unit *u) {
     bt->stats->verified_units++;
 }
 
-u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
-    u64 tsc = __rdtsc();
-    struct translation *t = bt->translation;
-    if (bt->unit_count == bt->unit_capacity)
-        return BT_NONE;
+void translation_decode(struct translation *t, struct bt *bt, u32 eip, u64 gpa) {
     start(t, bt, eip, gpa);
     decode_unit(t);
     const struct bt_tinsn *last = &t->insn[t->count - 1];
     bool leaves = last->class == BT_CLASS_EMULATE || last->class == BT_CLASS_TRAP ||
                   (last->adapted && !bt_adapted_stays(&last->in));
     t->counted = (u8)(t->count - (leaves ? 1 : 0));
+}
+
+void translation_roll_back(const struct translation *t) {
+    struct bt *bt = t->bt;
+    bt->slot_count = t->slot_first;
+    bt->cont_count = t->cont_first;
+    bt->pc_count = t->pc_first;
+}
+
+bool translation_emit(struct translation *t) {
+    struct bt *bt = t->bt;
     struct bt_unit *u = &bt->unit[bt->unit_count];
-    *u = (struct bt_unit){.gpa = gpa,
+    *u = (struct bt_unit){.gpa = t->gpa,
                           .page2 = t->page2,
-                          .eip = eip,
+                          .eip = t->eip,
                           .guest_bytes = (u16)MAX(t->guest_bytes, 1),
                           .insns = t->counted,
                           .cpl = t->cpl,
@@ -232,12 +262,6 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
                           .host = bt->cache_used,
                           .incoming = BT_NONE};
     emit_unit(t, u);
-    if (t->e.overflow || t->failed) {
-        bt->slot_count = t->slot_first;
-        bt->cont_count = t->cont_first;
-        bt->pc_count = t->pc_first;
-        return BT_NONE;
-    }
     u->host_bytes = (u32)(t->e.p - t->e.start);
     u->slot_first = t->slot_first;
     u->slot_count = bt->slot_count - t->slot_first;
@@ -245,15 +269,38 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
     u->pc_count = bt->pc_count - t->pc_first;
     u->cont_first = t->cont_first;
     u->cont_count = bt->cont_count - t->cont_first;
-    for (u32 i = u->slot_first; i < bt->slot_count; i++)
-        bt->slot[i].unit = bt->unit_count;
-    bt->cache_used = (u32)ALIGN_UP(bt->cache_used + u->host_bytes, 16);
+    return !t->e.overflow && !t->failed;
+}
+
+/* Takes the unit just emitted into the cache. */
+static u32 keep(struct translation *t) {
+    struct bt *bt = t->bt;
     u32 index = bt->unit_count++;
+    const struct bt_unit *u = &bt->unit[index];
+    for (u32 i = u->slot_first; i < bt->slot_count; i++)
+        bt->slot[i].unit = index;
+    bt->cache_used = (u32)ALIGN_UP(bt->cache_used + u->host_bytes, 16);
     cache_insert(bt, index);
-    count_unit(bt, u, __rdtsc() - tsc);
+    return index;
+}
+
+u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
+    u64 tsc = __rdtsc();
+    struct translation *t = bt->translation;
+    if (bt->unit_count == bt->unit_capacity)
+        return BT_NONE;
+    translation_decode(t, bt, eip, gpa);
+    if (!translation_emit(t)) {
+        translation_roll_back(t);
+        return BT_NONE;
+    }
+    u32 index = keep(t);
+    count_unit(bt, &bt->unit[index], __rdtsc() - tsc);
     if (trace_on(TRACE_in_asm) || trace_on(TRACE_out_asm))
         bt_trace_translation(bt, t, index);
+    if (unlikely(bt->observer))
+        bt_tell_translation(bt, t, index);
     if (bt->config.verify)
-        verify(bt, u);
+        verify(bt, &bt->unit[index]);
     return index;
 }

@@ -86,6 +86,7 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
         vm->finished = true;
         vm->exit_status = 0;
     } else if (!strcmp(line, "info registers")) {
+        mon_engine_look(vm);
         cpu_dump(vm->cpu, print, opaque);
     } else if (!strcmp(line, "info stats")) {
         mon_stats_print(vm, print, opaque);

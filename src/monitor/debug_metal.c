@@ -45,6 +45,22 @@ u64 mon_replay_next_ns(const struct vm *vm) {
     return DEV_NEVER;
 }
 
+/* ---- Hardware assist ---- */
+const struct engine *const mon_engine_hardware = NULL;
+
+/* ---- The translation trace ---- */
+bool mon_recording_open(struct vm *vm, struct mon_error *err) {
+    (void)vm, (void)err;
+    return true; /* the option is not there */
+}
+void mon_recording_drain(struct vm *vm) {
+    (void)vm;
+}
+bool mon_recording_end(struct vm *vm) {
+    (void)vm;
+    return true;
+}
+
 /* ---- Lockstep ---- */
 bool mon_lockstep_open(struct vm *vm, struct mon_error *err) {
     (void)vm;

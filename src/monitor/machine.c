@@ -212,6 +212,12 @@ static bool create_devices(struct vm *vm, struct mon_error *err) {
     return true;
 }
 
+static const struct engine *engine_named(const char *accel) {
+    if (!strcmp(accel, "kvm"))
+        return mon_engine_hardware;
+    return !strcmp(accel, "interp") ? &mon_engine_interp : &mon_engine_bt;
+}
+
 static bool build(struct vm *vm, struct mon_error *err) {
     const struct mon_options *o = &vm->opt;
     struct mon_host_cpu host;
@@ -229,12 +235,14 @@ static bool build(struct vm *vm, struct mon_error *err) {
     vm->interp = interp_create();
     if (!vm->interp)
         return mon_fail(err, "out of memory for the interpreter");
-    vm->engine = !strcmp(o->accel, "interp") ? &mon_engine_interp : &mon_engine_bt;
+    vm->engine = engine_named(o->accel);
+    if (!vm->engine)
+        return mon_fail(err, "-accel %s: there is none here", o->accel);
     if (vm->engine->create && !vm->engine->create(vm, err))
         return false;
     if (o->bt.lockstep && !mon_lockstep_open(vm, err))
         return false;
-    if (!mon_replay_open(vm, err) || !mon_gdb_open(vm, err))
+    if (!mon_replay_open(vm, err) || !mon_gdb_open(vm, err) || !mon_recording_open(vm, err))
         return false;
     return mon_machine_reset(vm, err);
 }
@@ -261,6 +269,7 @@ struct vm *mon_vm_create(const struct mon_options *options, struct mon_error *er
 void mon_vm_destroy(struct vm *vm) {
     if (!vm)
         return;
+    mon_recording_end(vm);
     mon_gdb_close(vm);
     mon_replay_close(vm);
     mon_lockstep_close(vm);

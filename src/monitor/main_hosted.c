@@ -3,6 +3,7 @@
  */
 #include "monitor/terminal.h"
 #include "monitor/vm.h"
+#include "trace/tool.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -35,9 +36,18 @@ static void keep_standard_descriptors(void) {
     }
 }
 
+/* Commands that run no machine: the first word, which is no option. */
+static const struct {
+    const char *name;
+    int (*main)(int argc, char **argv);
+} commands[] = {{"replay", tt_replay_main}, {"trace", tt_trace_main}};
+
 int main(int argc, char **argv) {
     struct mon_options options;
     keep_standard_descriptors();
+    for (unsigned i = 0; i < ARRAY_LEN(commands); i++)
+        if (argc > 1 && !strcmp(argv[1], commands[i].name))
+            return commands[i].main(argc - 1, argv + 1);
     switch (mon_parse_options(argc, argv, &options)) {
     case MON_PARSE_DONE:
         return 0;
@@ -64,6 +74,8 @@ int main(int argc, char **argv) {
     }
     int status = mon_vm_run(vm);
     mon_terminal_restore_sigsafe();
+    if (!mon_recording_end(vm) && !status)
+        status = 1;
     if (options.stats)
         mon_stats_print(vm, print_stderr, NULL);
     mon_vm_destroy(vm);

@@ -109,6 +109,10 @@ static enum mon_parse_result set_paused(const struct met *met) {
     met->o->start_paused = true;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_translation_trace(const struct met *met) {
+    met->o->translation_trace = met->arg;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_trace_file(const struct met *met) {
     met->o->trace_file = met->arg;
     return MON_PARSE_RUN;
@@ -160,21 +164,26 @@ static enum mon_parse_result set_memory(const struct met *met) {
 
 /* "kvm:tcg" lists in order of preference; tcg names the translator of this program. */
 static enum mon_parse_result choose_accel(struct mon_options *o, const char *list) {
+    static const struct {
+        const char *name, *accel;
+    } known[] = {{"bt", "bt"}, {"tcg", "bt"}, {"interp", "interp"}, {"kvm", "kvm"}};
     for (const char *p = list; *p;) {
         size_t chars = strcspn(p, ":,");
-        if ((chars == 2 && !strncmp(p, "bt", 2)) || (chars == 3 && !strncmp(p, "tcg", 3))) {
-            o->accel = "bt";
-            return MON_PARSE_RUN;
-        }
-        if (chars == 6 && !strncmp(p, "interp", 6)) {
-            o->accel = "interp";
+        for (unsigned i = 0; i < ARRAY_LEN(known); i++) {
+            if (strlen(known[i].name) != chars || strncmp(p, known[i].name, chars))
+                continue;
+            /* In a list, hardware assist is for machines that have it. */
+            if (!strcmp(known[i].accel, "kvm") && !mon_outside_has_kvm() && p[chars] == ':')
+                continue;
+            o->accel = known[i].accel;
             return MON_PARSE_RUN;
         }
         if (p[chars] != ':')
             break;
         p += chars + 1;
     }
-    return fail("-accel: invalid accelerator '%s' (bt, interp)", list);
+    return fail("-accel: invalid accelerator '%s' (bt, interp%s)", list,
+                mon_outside.files ? ", kvm" : "");
 }
 
 static enum mon_parse_result set_accel(const struct met *met) {
@@ -185,6 +194,8 @@ static enum mon_parse_result set_accel(const struct met *met) {
         mon_print("Accelerators supported in ringfold binary:\n"
                   "bt       ring compression and binary translation (default; alias: tcg)\n"
                   "interp   the reference interpreter\n");
+        if (mon_outside.files)
+            mon_print("kvm      hardware assist through /dev/kvm, to compare with\n");
         return MON_PARSE_DONE;
     }
     return choose_accel(met->o, text);
@@ -485,11 +496,12 @@ static const struct option_row options[] = {
     {"version", NO_ARG, print_version, "        display version information and exit"},
     {"machine", ARG, set_machine,
      " [type=]name[,prop[=value][,...]]\n                selects emulated machine ('-machine help' "
-     "for list); accel=bt|interp"},
+     "for list); accel=bt|interp|kvm"},
     {"M", ARG, set_machine, NULL},
     {"cpu", ARG, set_cpu, " cpu        select CPU ('-cpu help' for list); NAME,-feature,+feature"},
     {"accel", ARG, set_accel,
-     " [accel=]accelerator\n                select accelerator (bt or interp; use 'help' for a "
+     " [accel=]accelerator\n                select accelerator (bt, interp or kvm; use 'help' for "
+     "a "
      "list)"},
     {"smp", ARG, set_smp, " [cpus=]n    set the number of CPUs to 'n' (1)"},
     {"m", ARG, set_memory, " [size=]megs  configure guest RAM (default 128M; suffixes K, M, G)"},
@@ -544,6 +556,8 @@ static const struct option_row options[] = {
     {"pidfile", ARG | NEEDS_FILES, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
     {"stats", NO_ARG, set_stats, "          print counters at exit"},
+    {"trace-out", ARG | NEEDS_FILES, set_translation_trace,
+     " file\n                record the translation trace of this run"},
     {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},
     {"lockstep", NEEDS_DEBUGGERS, set_lockstep,
      "       run units in the interpreter too, stop at the first difference"},

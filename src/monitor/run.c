@@ -185,8 +185,10 @@ static void process_events(struct vm *vm) {
         report_signal(vm);
     if (vm->events.stdin_ready || vm->console.rewatch)
         mon_console_input(vm);
-    if (vm->events.gdb_ready)
+    if (vm->events.gdb_ready) {
+        mon_engine_look(vm);
         mon_gdb_service(vm);
+    }
     if (!vm->paused) {
         u64 now = mon_clock_now_ns(vm);
         if (vm->clock.icount) {
@@ -199,6 +201,8 @@ static void process_events(struct vm *vm) {
         if (mon_serial_waiting(vm))
             dev_serial_poll(vm->dev);
     }
+    if (unlikely(vm->recording))
+        mon_recording_drain(vm);
     handle_requests(vm);
     mon_events_arm(vm);
 }
@@ -223,6 +227,10 @@ static void deliver_nmi(struct vm *vm) {
 
 static void deliver_interrupts(struct vm *vm) {
     struct cpu *cpu = vm->cpu;
+    if (vm->engine->interrupts) {
+        vm->engine->interrupts(vm);
+        return;
+    }
     if (unlikely(vm->nmi_pending))
         deliver_nmi(vm);
     if (!dev_intr_pending(vm->dev))
@@ -243,8 +251,11 @@ static void wait_for_interrupt(struct vm *vm) {
 }
 
 static void step(struct vm *vm) {
-    if (mon_gdb_watches(vm) && mon_gdb_step(vm))
-        return;
+    if (mon_gdb_watches(vm)) {
+        mon_engine_look(vm);
+        if (mon_gdb_step(vm))
+            return;
+    }
     enum mon_exit why = vm->engine->run(vm);
     vm->exit_count[why]++;
     TRACE(exits, "exit %s at %08x\n", exit_name[why], vm->cpu->eip);
@@ -276,7 +287,7 @@ int mon_vm_run(struct vm *vm) {
             handle_shutdown(vm);
         else if (vm->cpu->halted)
             wait_for_interrupt(vm);
-        else if (likely(!vm->nmi_pending)) /* else deliver_nmi runs the guest */
+        else if (likely(!vm->nmi_pending) || vm->engine->interrupts) /* else deliver_nmi runs it */
             step(vm);
     }
     mon_events_stop(vm);

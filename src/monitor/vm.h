@@ -40,8 +40,15 @@ struct engine {
     void (*kick_sigsafe)(struct vm *vm);
     /* Guest memory or state was replaced behind the engine's back. */
     void (*flush)(struct vm *vm);
+    /* Delivers NMIs and external interrupts itself. NULL: the loop does. */
+    void (*interrupts)(struct vm *vm);
+    /* vm->cpu is going to be shown or changed: makes all of it true. NULL: it always is. */
+    void (*look)(struct vm *vm);
 };
 extern const struct engine mon_engine_interp, mon_engine_bt;
+extern const struct engine *const mon_engine_hardware; /* NULL where there is none */
+/* Before vm->cpu is shown or changed by anyone but the engine. */
+static inline void mon_engine_look(struct vm *vm);
 
 /* ---- Virtual time (clock.c) ---- */
 struct mon_clock {
@@ -120,6 +127,7 @@ struct mon_gdb {
     X(io_writes, "port writes")                                                                    \
     X(mmio_reads, "memory-mapped reads")                                                           \
     X(mmio_writes, "memory-mapped writes")                                                         \
+    X(hardware_exits, "exits of the processor's own virtualization (-accel kvm)")                    \
     X(resets, "machine resets")                                                                    \
     X(lockstep_units, "units compared by -lockstep")
 struct mon_counters {
@@ -147,6 +155,8 @@ struct mon_firmware {
 };
 
 struct mon_lockstep;
+struct mon_kvm;
+struct tt_recorder;
 struct mon_replay;
 
 /* ---- The machine ---- */
@@ -183,8 +193,15 @@ struct vm {
     u64 exit_count[MON_EXIT_COUNT];
     struct mon_lockstep *lockstep;
     struct mon_replay *replay;
+    struct mon_kvm *kvm; /* -accel kvm */
+    struct tt_recorder *recording; /* -trace-out */
     u64 next_input_poll_ns; /* icount with a regular file as stdin */
 };
+
+static inline void mon_engine_look(struct vm *vm) {
+    if (vm->engine->look)
+        vm->engine->look(vm);
+}
 
 /* clock.c */
 void mon_clock_init(struct mon_clock *clock, const struct mon_options *opt,
@@ -265,6 +282,12 @@ static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
 
 /* run.c: shared with lockstep_hosted.c */
 enum mon_exit mon_interp_exit(enum interp_result result);
+
+/* recording_hosted.c; debug_metal.c: there is none. The end says what was recorded; false after an
+ * error message. */
+bool mon_recording_open(struct vm *vm, struct mon_error *err);
+void mon_recording_drain(struct vm *vm);
+bool mon_recording_end(struct vm *vm);
 
 /* lockstep_hosted.c; debug_metal.c: refuses */
 bool mon_lockstep_open(struct vm *vm, struct mon_error *err);

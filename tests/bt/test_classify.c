@@ -238,7 +238,7 @@ static void sensitive_and_privileged_instructions_are_rewritten_at(u8 cpl, bool 
         } else {
             in.mnemonic = ZYDIS_MNEMONIC_INVALID;
         }
-        cache_flush(w.bt);
+        cache_flush(w.bt, BT_CAUSE_request);
         put8(&w, put(&w, CODE, sensitive[i].hex), 0xf4);
         u32 index = bt_translate(w.bt, CODE, CODE);
         assert_int_not_equal(index, BT_NONE);

@@ -378,7 +378,7 @@ static void list_sample(struct world *w, struct text *t, csh capstone, const str
                         const struct sample *s) {
     struct insn in;
     char text[96];
-    cache_flush(w->bt);
+    cache_flush(w->bt, BT_CAUSE_request);
     memset(w->bt->site, 0, sizeof w->bt->site);
     set_cpl(w, s->cpl);
     u32 behind = put(w, CODE, s->hex);

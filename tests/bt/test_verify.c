@@ -123,7 +123,7 @@ static u32 translate_random(struct world *w) {
         random_privileged_insn(ram + at, classes);
     u32 index = bt_translate(w->bt, eip, eip);
     if (index == BT_NONE) {
-        cache_flush(w->bt);
+        cache_flush(w->bt, BT_CAUSE_request);
         index = bt_translate(w->bt, eip, eip);
     }
     assert_int_not_equal(index, BT_NONE);

@@ -12,7 +12,7 @@ import sys
 source, compiler = pathlib.Path(sys.argv[1]), sys.argv[2]
 src = source / "src"
 
-# base <- mmu <- ringcomp <- bt <- monitor; isa stands beside mmu, interp beside bt; base <- devmodel <- monitor;
+# base <- mmu <- ringcomp <- bt <- trace <- monitor; isa stands beside mmu, interp beside bt; base <- devmodel <- monitor;
 # metal is under all of them, but only for the files of the metal substrate, which are named for it
 ALLOWED = {
     "base": set(),
@@ -23,7 +23,8 @@ ALLOWED = {
     "ringcomp": {"base", "mmu"},
     "interp": {"base", "isa", "mmu", "ringcomp"},
     "bt": {"base", "isa", "mmu", "ringcomp"},
-    "monitor": {"base", "isa", "mmu", "devmodel", "ringcomp", "interp", "bt"},
+    "trace": {"base", "isa", "mmu", "bt"},
+    "monitor": {"base", "isa", "mmu", "devmodel", "ringcomp", "interp", "bt", "trace"},
 }
 complaints = []
 
