@@ -172,8 +172,8 @@ static enum mon_parse_result choose_accel(struct mon_options *o, const char *lis
         for (unsigned i = 0; i < ARRAY_LEN(known); i++) {
             if (strlen(known[i].name) != chars || strncmp(p, known[i].name, chars))
                 continue;
-            /* In a list, hardware assist is for machines that have it. */
-            if (!strcmp(known[i].accel, "kvm") && !mon_outside_has_kvm() && p[chars] == ':')
+            /* kvm is there to be compared with: who gives a choice gets the translator. */
+            if (!strcmp(known[i].accel, "kvm") && (p[chars] == ':' || !mon_outside.files))
                 continue;
             o->accel = known[i].accel;
             return MON_PARSE_RUN;
@@ -199,6 +199,10 @@ static enum mon_parse_result set_accel(const struct met *met) {
         return MON_PARSE_DONE;
     }
     return choose_accel(met->o, text);
+}
+
+static enum mon_parse_result enable_kvm(const struct met *met) {
+    return choose_accel(met->o, "kvm");
 }
 
 static enum mon_parse_result set_machine(const struct met *met) {
@@ -618,7 +622,7 @@ static const struct option_row options[] = {
     {"snapshot", NO_ARG, warn_ignored, NULL},
     {"numa", ARG, warn_ignored, NULL},
     /* What asks for something that is not there. */
-    {"enable-kvm", NO_ARG, not_supported, NULL},
+    {"enable-kvm", NO_ARG | NEEDS_FILES, enable_kvm, NULL},
     {"daemonize", NO_ARG, not_supported, NULL},
     {"chardev", ARG, not_supported, NULL},
     {"mon", ARG, not_supported, NULL},

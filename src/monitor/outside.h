@@ -22,9 +22,6 @@ extern const struct mon_outside mon_outside;
  * loader's modules are the kernel and the rest, and there is one console. False with a reason. */
 bool mon_outside_defaults(struct mon_options *o, struct mon_error *err);
 
-/* Whether hardware assist may be asked for: there is a /dev/kvm that can be opened. */
-bool mon_outside_has_kvm(void);
-
 /* ---- Text for people (outside_*.c): answers to -help and the like ---- */
 void mon_print(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -86,10 +86,6 @@ static u64 tsc_hz_measured(void) {
     return (u64)((unsigned __int128)(tsc1 - tsc0) * NS_PER_S / (ns1 - ns0));
 }
 
-bool mon_outside_has_kvm(void) {
-    return access("/dev/kvm", R_OK | W_OK) == 0;
-}
-
 void mon_host_tsc(struct mon_host_cpu *out) {
     unsigned a, b, c, d;
     if (__get_cpuid(0x80000007, &a, &b, &c, &d))

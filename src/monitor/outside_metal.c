@@ -40,10 +40,6 @@ bool mon_local_epoch_s(i64 *epoch_s) {
 }
 
 /* Ring 0 has nothing else to rely on: that the TSC counts evenly is taken as given. */
-bool mon_outside_has_kvm(void) {
-    return false;
-}
-
 void mon_host_tsc(struct mon_host_cpu *out) {
     out->tsc_invariant = true;
     out->tsc_hz = metal_tsc_hz();

@@ -103,9 +103,12 @@ static void accelerators_and_machines(void **state) {
     runs("-kernel k -machine pc,accel=kvm:tcg");
     assert_string_equal(o.accel, "bt");
     runs("-kernel k -M pc-i440fx-7.2");
-    fails("-kernel k -accel kvm");
+    runs("-kernel k -accel kvm");
+    assert_string_equal(o.accel, "kvm");
+    runs("-kernel k -enable-kvm");
+    assert_string_equal(o.accel, "kvm");
+    fails("-kernel k -accel whpx");
     fails("-kernel k -machine toaster");
-    fails("-kernel k -enable-kvm");
     answers("-machine help");
     answers("-accel help");
     answers("-cpu help");
