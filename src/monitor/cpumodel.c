@@ -21,6 +21,7 @@ struct feature {
 };
 static const struct feature features[] = {
     {"fpu", W_1_EDX, 0, true},
+    {"vme", W_1_EDX, 1, false},
     {"de", W_1_EDX, 2, false},
     {"pse", W_1_EDX, 3, false},
     {"tsc", W_1_EDX, 4, false},
@@ -56,7 +57,7 @@ static const struct feature features[] = {
 
 /* Feature sets, as CPUID words. */
 #define EDX_486 (BIT(0))
-#define EDX_P5 (EDX_486 | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(8) | BIT(9))
+#define EDX_P5 (EDX_486 | BIT(1) | BIT(2) | BIT(3) | BIT(4) | BIT(5) | BIT(8) | BIT(9))
 #define EDX_PPRO (EDX_P5 | BIT(6) | BIT(11) | BIT(12) | BIT(13) | BIT(15) | BIT(16))
 #define EDX_P3 (EDX_PPRO | BIT(23) | BIT(24) | BIT(25))
 #define EDX_SSE2 (EDX_P3 | BIT(19) | BIT(26))
@@ -217,6 +218,7 @@ static void fill_leaves(struct cpu_model *m, const struct model *row) {
 
 static u32 allowed_cr4(const struct cpu_model *m) {
     u32 cr4 = 0;
+    cr4 |= (m->f1_edx & BIT(1)) ? CR4_VME | CR4_PVI : 0;
     cr4 |= (m->f1_edx & BIT(2)) ? CR4_DE : 0;
     cr4 |= (m->f1_edx & BIT(3)) ? CR4_PSE : 0;
     cr4 |= (m->f1_edx & BIT(4)) ? CR4_TSD : 0;

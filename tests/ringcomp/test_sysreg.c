@@ -248,7 +248,7 @@ static void pushf_cli_sti(void **state) {
     struct cpu *cpu = ((struct fixture *)*state)->cpu;
     u32 image;
     cpu->eflags = F_FIXED | F_RF | F_AC;
-    assert_true(rc_pushf(cpu, &image));
+    assert_true(rc_pushf(cpu, &image, 4));
     assert_int_equal(image, F_FIXED | F_AC);
     assert_true(rc_sti(cpu));
     assert_int_equal(cpu->shadow, SHADOW_STI);
@@ -262,12 +262,12 @@ static void pushf_cli_sti(void **state) {
     assert_fault(rc_cli(cpu), VEC_GP, 0);
     assert_fault(rc_sti(cpu), VEC_GP, 0);
     cpu->eflags = F_FIXED | F_VM;
-    assert_fault(rc_pushf(cpu, &image), VEC_GP, 0);
+    assert_fault(rc_pushf(cpu, &image, 4), VEC_GP, 0);
     assert_fault(rc_popf(cpu, 0, 2), VEC_GP, 0);
     assert_fault(rc_cli(cpu), VEC_GP, 0);
     cpu->eflags |= F_IOPL;
     assert_true(rc_cli(cpu));
-    assert_true(rc_pushf(cpu, &image));
+    assert_true(rc_pushf(cpu, &image, 4));
     assert_int_equal(image, F_FIXED | F_IOPL);
     assert_true(rc_popf(cpu, 0, 2));
     assert_int_equal(cpu->eflags, F_FIXED | F_VM | F_IOPL);
