@@ -182,6 +182,7 @@ struct vm {
     struct mon_counters count;
     u64 exit_count[MON_EXIT_COUNT];
     struct mon_lockstep *lockstep;
+    u64 random_state; /* -icount: of the generator behind RDRAND */
     struct mon_replay *replay;
     u64 next_input_poll_ns; /* icount with a regular file as stdin */
 };

@@ -2,9 +2,10 @@
  * Virtual-8086 mode extensions (CR4.VME): with IOPL below 3, VIF stands in for IF in CLI, STI,
  * PUSHF, POPF, INT n and IRET; INT n goes by the software interrupt redirection bit map. SDM volume
  * 3, chapter 20 "8086 Emulation", sections 20.3.2 and 20.3.3, table 20-2 (methods 1 to 6); volume
- * 2, "CLI", "STI", "PUSHF", "POPF", "INT n", "IRET". Expected: the real IF never changes; PUSHF and
- * INT n push VIF as IF and IOPL 3; what would let in a pending virtual interrupt (VIP), turn on
- * single-stepping or has 32-bit operands is #GP(0). QEMU: TCG takes CR4.VME and does not act on it
+ * 2, "CLI", "STI", "PUSHF", "POPF", "INT n", "IRET".
+ * Expected: the real IF never changes; PUSHF and INT n push VIF as IF and IOPL 3; what would let in
+ * a pending virtual interrupt (VIP), turn on single-stepping or has 32-bit operands is #GP(0).
+ * QEMU: TCG takes CR4.VME and does not act on it
  */
 #include "guest.h"
 

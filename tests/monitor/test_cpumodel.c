@@ -9,7 +9,9 @@
 
 #include <cmocka.h>
 
-static const struct mon_host_cpu full_host = {.f1_edx = 0xffffffffu, .f1_ecx = 0x7fffffffu};
+static const struct mon_host_cpu full_host = {.f1_edx = 0xffffffffu, .f1_ecx = 0x7fffffffu,
+                                                .f7_ebx = 0xffffffffu,
+                                                .x1_ecx = 0xffffffffu};
 static struct cpu_model m;
 static struct mon_error err;
 

@@ -84,8 +84,10 @@ enum {
 #define CR4_PVI 2u
 #define CR4_TSD 4u
 #define CR4_PSE 0x10u
+#define CR4_MCE 0x40u
 #define CR4_PAE 0x20u
 #define CR4_PGE 0x80u
+#define CR4_PCE 0x100u
 #define CR4_OSFXSR 0x200u
 #define CR4_OSXMMEXCPT 0x400u
 
