@@ -148,7 +148,9 @@ bool rc_rdtsc(struct cpu *cpu) {
     return true;
 }
 
-/* No model has performance counters, so every index is invalid: #GP(0), whatever CR4.PCE says. */
+/* No model announces performance counters, so every index is invalid: #GP(0), whatever CR4.PCE
+ * says. DEVIATION: of the processors that the models are named after, those of family 6 have
+ * counters that no CPUID bit tells of (MSRs C1h and 186h on, RDPMC); here they are not there. */
 bool rc_rdpmc(struct cpu *cpu) {
     return cpu_model_has_rdpmc(cpu->model) ? rc_gp0(cpu) : cpu_fault(cpu, VEC_UD);
 }
