@@ -17,20 +17,13 @@ enum {
     FX_XMM = 160
 };
 
-static u32 model_signature(const struct cpu_model *model) {
-    for (unsigned i = 0; model && i < model->count; i++)
-        if (model->leaf[i].leaf == 1)
-            return model->leaf[i].eax;
-    return 0x600;
-}
-
 void cpu_reset(struct cpu *cpu) {
     struct cpu old = {.model = cpu->model, .bus = cpu->bus, .mmu = cpu->mmu, .owner = cpu->owner};
     memcpy(old.engine_area, cpu->engine_area, sizeof old.engine_area);
     *cpu = old;
     cpu->eip = 0xfff0;
     cpu->eflags = F_FIXED;
-    cpu->gpr[R_EDX] = model_signature(cpu->model);
+    cpu->gpr[R_EDX] = cpu->model ? cpu->model->signature : 0x600;
     cpu->cr0 = CR0_CD | CR0_NW | CR0_ET;
     for (unsigned s = SEG_ES; s <= SEG_GS; s++)
         cpu->seg[s] = (struct segment){.attr = ATTR_P | ATTR_S | ATTR_W | ATTR_A, .limit = 0xffff};

@@ -140,6 +140,7 @@ struct cpuid_leaf {
     u32 eax, ebx, ecx, edx;
 };
 struct cpu_model {
+    u32 signature; /* CPUID leaf 1 EAX */
     u32 max_basic, max_extended, max_hypervisor;
     unsigned count;
     struct cpuid_leaf leaf[40];
@@ -150,6 +151,19 @@ struct cpu_model {
     /* Features that decide #UD, as CPUID leaf 1 EDX/ECX and 80000001h EDX/ECX images. */
     u32 f1_edx, f1_ecx, f7_ebx, x1_edx, x1_ecx;
 };
+static inline u32 cpu_model_family(const struct cpu_model *model) {
+    return model->signature >> 8 & 15;
+}
+/* With the extended model number, which families 6 and 15 have. */
+static inline u32 cpu_model_number(const struct cpu_model *model) {
+    u32 family = cpu_model_family(model), extended = model->signature >> 12 & 0xf0;
+    return (model->signature >> 4 & 15) | (family == 6 || family == 15 ? extended : 0);
+}
+/* RDPMC and CR4.PCE came with the Pentium Pro and the Pentium with MMX: SDM volume 2, "RDPMC". */
+static inline bool cpu_model_has_rdpmc(const struct cpu_model *model) {
+    u32 family = cpu_model_family(model);
+    return family > 5 || (family == 5 && cpu_model_number(model) >= 4);
+}
 
 /* The bus to the devices, injected by the monitor so that nothing below it knows them. */
 struct cpu_bus {
@@ -162,11 +176,15 @@ struct cpu_bus {
      * writes *value; false: #GP(0). Also told of writes to IA32_TIME_STAMP_COUNTER, when they are
      * done. NULL: none of them is there, and IA32_APIC_BASE is a plain register. */
     bool (*msr)(void *opaque, u32 index, bool write, u64 *value);
+    /* What RDRAND and RDSEED give. False: none to be had now. NULL: never. */
+    bool (*random)(void *opaque, u64 *value);
     void *opaque;
 };
 
 struct mmu;
 struct bt_vcpu;
+
+#define CPU_MC_BANKS 5 /* machine-check banks of models that announce MCA */
 
 /* Interrupt shadow after STI / MOV SS / POP SS: counts down by interp after each instruction. */
 enum { SHADOW_STI = 1, SHADOW_SS = 2 };
@@ -197,6 +215,8 @@ struct cpu {
     u64 tsc_offset; /* guest TSC = bus->tsc() + tsc_offset */
     u64 msr_pat, msr_misc_enable, msr_apicbase, msr_debugctl;
     u64 msr_mtrr_deftype, msr_mtrr_fixed[11], msr_mtrr_var[16];
+    u64 msr_mcg_status, msr_mc_ctl[CPU_MC_BANKS];
+    u32 msr_tsc_aux;
 
     struct guest_fault fault; /* valid after a function returned false */
 

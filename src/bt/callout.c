@@ -262,7 +262,7 @@ bool hot_sync_selectors(struct cpu *cpu) {
 static bool transfer_translatable(const struct cpu *cpu, bool data_changed) {
     if (data_changed)
         return bt_mode_translatable(cpu);
-    if ((cpu->eflags & (F_VM | F_TF | F_DF | F_AC)) || (cpu->cpl != 0 && cpu->cpl != 3))
+    if ((cpu->eflags & (F_VM | F_TF | F_DF | F_AC | F_VIP)) || (cpu->cpl != 0 && cpu->cpl != 3))
         return bt_mode_translatable(cpu);
     return bt_code_and_stack_flat(cpu);
 }

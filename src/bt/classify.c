@@ -284,7 +284,7 @@ static const struct bt_class_row rows[] = {
     FPU(FNSTSW, FPU),
     FPU(FNCLEX, FPU),
     FPU(FNOP, FPU),
-    FPU(FISTTP, SSSE3),
+    FPU(FISTTP, SSE3),
     FPU(FWAIT, FPU),
     NEEDS(CMOV, FCOMI, FP, NONE, 0, F_ZF | F_PF | F_CF, "FCOMI/FCOMIP/FUCOMI/FUCOMIP"),
     NEEDS(CMOV, FCOMIP, FP, NONE, 0, F_ZF | F_PF | F_CF, "FCOMI/FCOMIP/FUCOMI/FUCOMIP"),
@@ -469,16 +469,16 @@ static const struct bt_class_row rows[] = {
     NEEDS(SSE2, COMISD, FP, NONE, 0, ALL, "COMISD"),
     NEEDS(SSE2, UCOMISD, FP, NONE, 0, ALL, "UCOMISD"),
     /* SSE3, SSSE3 */
-    FPU(ADDSUBPD, SSSE3),
-    FPU(ADDSUBPS, SSSE3),
-    FPU(HADDPD, SSSE3),
-    FPU(HADDPS, SSSE3),
-    FPU(HSUBPD, SSSE3),
-    FPU(HSUBPS, SSSE3),
-    FPU(LDDQU, SSSE3),
-    FPU(MOVDDUP, SSSE3),
-    FPU(MOVSHDUP, SSSE3),
-    FPU(MOVSLDUP, SSSE3),
+    FPU(ADDSUBPD, SSE3),
+    FPU(ADDSUBPS, SSE3),
+    FPU(HADDPD, SSE3),
+    FPU(HADDPS, SSE3),
+    FPU(HSUBPD, SSE3),
+    FPU(HSUBPS, SSE3),
+    FPU(LDDQU, SSE3),
+    FPU(MOVDDUP, SSE3),
+    FPU(MOVSHDUP, SSE3),
+    FPU(MOVSLDUP, SSE3),
     FPU(PABSB, SSSE3),
     FPU(PABSW, SSSE3),
     FPU(PABSD, SSSE3),
@@ -496,53 +496,53 @@ static const struct bt_class_row rows[] = {
     FPU(PSIGNW, SSSE3),
     FPU(PSIGND, SSSE3),
     /* SSE4.1, SSE4.2 */
-    FPU(BLENDPD, SSE42),
-    FPU(BLENDPS, SSE42),
-    FPU(BLENDVPD, SSE42),
-    FPU(BLENDVPS, SSE42),
-    FPU(DPPD, SSE42),
-    FPU(DPPS, SSE42),
-    FPU(EXTRACTPS, SSE42),
-    FPU(INSERTPS, SSE42),
-    FPU(MOVNTDQA, SSE42),
-    FPU(MPSADBW, SSE42),
-    FPU(PACKUSDW, SSE42),
-    FPU(PBLENDVB, SSE42),
-    FPU(PBLENDW, SSE42),
-    FPU(PCMPEQQ, SSE42),
+    FPU(BLENDPD, SSE41),
+    FPU(BLENDPS, SSE41),
+    FPU(BLENDVPD, SSE41),
+    FPU(BLENDVPS, SSE41),
+    FPU(DPPD, SSE41),
+    FPU(DPPS, SSE41),
+    FPU(EXTRACTPS, SSE41),
+    FPU(INSERTPS, SSE41),
+    FPU(MOVNTDQA, SSE41),
+    FPU(MPSADBW, SSE41),
+    FPU(PACKUSDW, SSE41),
+    FPU(PBLENDVB, SSE41),
+    FPU(PBLENDW, SSE41),
+    FPU(PCMPEQQ, SSE41),
     FPU(PCMPGTQ, SSE42),
-    FPU(PEXTRB, SSE42),
-    FPU(PEXTRD, SSE42),
-    FPU(PHMINPOSUW, SSE42),
-    FPU(PINSRB, SSE42),
-    FPU(PINSRD, SSE42),
-    FPU(PMAXSB, SSE42),
-    FPU(PMAXSD, SSE42),
-    FPU(PMAXUD, SSE42),
-    FPU(PMAXUW, SSE42),
-    FPU(PMINSB, SSE42),
-    FPU(PMINSD, SSE42),
-    FPU(PMINUD, SSE42),
-    FPU(PMINUW, SSE42),
-    FPU(PMOVSXBW, SSE42),
-    FPU(PMOVSXBD, SSE42),
-    FPU(PMOVSXBQ, SSE42),
-    FPU(PMOVSXWD, SSE42),
-    FPU(PMOVSXWQ, SSE42),
-    FPU(PMOVSXDQ, SSE42),
-    FPU(PMOVZXBW, SSE42),
-    FPU(PMOVZXBD, SSE42),
-    FPU(PMOVZXBQ, SSE42),
-    FPU(PMOVZXWD, SSE42),
-    FPU(PMOVZXWQ, SSE42),
-    FPU(PMOVZXDQ, SSE42),
-    FPU(PMULDQ, SSE42),
-    FPU(PMULLD, SSE42),
-    FPU(ROUNDPD, SSE42),
-    FPU(ROUNDPS, SSE42),
-    FPU(ROUNDSD, SSE42),
-    FPU(ROUNDSS, SSE42),
-    NEEDS(SSE42, PTEST, FP, NONE, 0, ALL, "PTEST"),
+    FPU(PEXTRB, SSE41),
+    FPU(PEXTRD, SSE41),
+    FPU(PHMINPOSUW, SSE41),
+    FPU(PINSRB, SSE41),
+    FPU(PINSRD, SSE41),
+    FPU(PMAXSB, SSE41),
+    FPU(PMAXSD, SSE41),
+    FPU(PMAXUD, SSE41),
+    FPU(PMAXUW, SSE41),
+    FPU(PMINSB, SSE41),
+    FPU(PMINSD, SSE41),
+    FPU(PMINUD, SSE41),
+    FPU(PMINUW, SSE41),
+    FPU(PMOVSXBW, SSE41),
+    FPU(PMOVSXBD, SSE41),
+    FPU(PMOVSXBQ, SSE41),
+    FPU(PMOVSXWD, SSE41),
+    FPU(PMOVSXWQ, SSE41),
+    FPU(PMOVSXDQ, SSE41),
+    FPU(PMOVZXBW, SSE41),
+    FPU(PMOVZXBD, SSE41),
+    FPU(PMOVZXBQ, SSE41),
+    FPU(PMOVZXWD, SSE41),
+    FPU(PMOVZXWQ, SSE41),
+    FPU(PMOVZXDQ, SSE41),
+    FPU(PMULDQ, SSE41),
+    FPU(PMULLD, SSE41),
+    FPU(ROUNDPD, SSE41),
+    FPU(ROUNDPS, SSE41),
+    FPU(ROUNDSD, SSE41),
+    FPU(ROUNDSS, SSE41),
+    NEEDS(SSE41, PTEST, FP, NONE, 0, ALL, "PTEST"),
     NEEDS(SSE42, PCMPESTRI, FP, NONE, 0, ALL, "PCMPESTRI"),
     NEEDS(SSE42, PCMPESTRM, FP, NONE, 0, ALL, "PCMPESTRM"),
     NEEDS(SSE42, PCMPISTRI, FP, NONE, 0, ALL, "PCMPISTRI"),
@@ -602,17 +602,34 @@ bool bt_has_prefix66(const struct insn *in) {
     return false;
 }
 
+#define X1_ECX_LZCNT BIT(5)
+#define F7_EBX_BMI1 BIT(3)
+
+/* Encodings that are another instruction, or none, on some models: LZCNT and TZCNT are BSR and BSF
+ * where there is no such feature; the hints of 0F 0D and 0F 18 to 0F 1F came with the Pentium Pro.
+ */
+static bool means_something_else(const struct cpu_model *model, const struct insn *in) {
+    if (in->mnemonic == ZYDIS_MNEMONIC_BSR || in->mnemonic == ZYDIS_MNEMONIC_BSF)
+        return in->rep && (in->mnemonic == ZYDIS_MNEMONIC_BSR ? model->x1_ecx & X1_ECX_LZCNT
+                                                              : model->f7_ebx & F7_EBX_BMI1);
+    bool hint = in->map == 1 && (in->opcode == 0x0d || (in->opcode & 0xf8) == 0x18);
+    return hint && cpu_model_family(model) < 6;
+}
+
 /* Where CPUID announces each feature: word 0 is leaf 1 EDX, word 1 leaf 1 ECX. */
 bool bt_announced(const struct cpu_model *model, const struct insn *in) {
     static const struct {
         u8 word, bit;
     } place[BT_FEATURE_COUNT] = {
-        [BT_FEATURE_FPU] = {0, 0},    [BT_FEATURE_TSC] = {0, 4},    [BT_FEATURE_CX8] = {0, 8},
-        [BT_FEATURE_SEP] = {0, 11},   [BT_FEATURE_CMOV] = {0, 15},  [BT_FEATURE_MMX] = {0, 23},
-        [BT_FEATURE_SSE] = {0, 25},   [BT_FEATURE_SSE2] = {0, 26},  [BT_FEATURE_SSSE3] = {1, 9},
-        [BT_FEATURE_SSE42] = {1, 20}, [BT_FEATURE_MOVBE] = {1, 22}, [BT_FEATURE_POPCNT] = {1, 23},
+        [BT_FEATURE_FPU] = {0, 0},    [BT_FEATURE_TSC] = {0, 4},     [BT_FEATURE_CX8] = {0, 8},
+        [BT_FEATURE_SEP] = {0, 11},   [BT_FEATURE_CMOV] = {0, 15},   [BT_FEATURE_MMX] = {0, 23},
+        [BT_FEATURE_SSE] = {0, 25},   [BT_FEATURE_SSE2] = {0, 26},   [BT_FEATURE_SSSE3] = {1, 9},
+        [BT_FEATURE_SSE3] = {1, 0},   [BT_FEATURE_SSE41] = {1, 19},  [BT_FEATURE_SSE42] = {1, 20},
+        [BT_FEATURE_MOVBE] = {1, 22}, [BT_FEATURE_POPCNT] = {1, 23},
     };
     u8 feature = bt_classify(in->mnemonic)->feature;
+    if (model && means_something_else(model, in))
+        return false;
     if (is_sse_form(in) &&
         (in->mnemonic == ZYDIS_MNEMONIC_MOVSD || in->mnemonic == ZYDIS_MNEMONIC_CMPSD))
         feature = BT_FEATURE_SSE2; /* not the string instructions of that name */

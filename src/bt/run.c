@@ -198,7 +198,7 @@ bool bt_mode_translatable(const struct cpu *cpu) {
         return false;
     if ((cpu->eflags & F_AC) && (cpu->cr0 & CR0_AM) && cpu->cpl == 3)
         return false;
-    if (cpu->dr[7] & 0xff)
+    if ((cpu->dr[7] & 0xff) || rc_virtual_interrupt_due(cpu))
         return false;
     return bt_code_and_stack_flat(cpu) && rc_segment_is_flat_data(&cpu->seg[SEG_DS]) &&
            rc_segment_is_flat_data(&cpu->seg[SEG_ES]);

@@ -33,6 +33,8 @@ struct substrate {
     struct rc_shadow shadow;
     bool emulated_carrier;
     bool tsd; /* the machine's CR4.TSD */
+    bool has_tsc_aux;
+    u32 tsc_aux; /* the machine's IA32_TSC_AUX, which RDTSCP and RDPID read */
 };
 static struct substrate the_substrate; /* one processor, one guest */
 
@@ -102,10 +104,21 @@ static inline void select_tsd(struct bt *bt) {
     bt->substrate->tsd = want;
 }
 
+#define MSR_TSC_AUX 0xc0000103u
+
+static inline void select_tsc_aux(struct bt *bt) {
+    u32 want = bt->cpu->msr_tsc_aux;
+    if (likely(want == bt->substrate->tsc_aux) || !bt->substrate->has_tsc_aux)
+        return;
+    __asm__ volatile("wrmsr" : : "c"(MSR_TSC_AUX), "a"(want), "d"(0));
+    bt->substrate->tsc_aux = want;
+}
+
 bool substrate_direct_ready(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     struct bt_hot *hot = bt_hot(cpu);
     select_tsd(bt);
+    select_tsc_aux(bt);
     /* The kernel starts with an empty return stack: see hot_select_ring. */
     if (!hot->ring_user)
         hot->return_rsp = bt->return_top[0];
@@ -299,6 +312,15 @@ static bool carrier_is_emulator(void) {
     return b == 0x54474354 && c == 0x43544743 && d == 0x47435447; /* "TCGTCGTCGTCG" */
 }
 
+/* The register goes with RDTSCP; the firmware may have left anything in it. */
+static bool clear_tsc_aux(void) {
+    u32 a, b, c, d;
+    if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(d & BIT(27)))
+        return false;
+    __asm__ volatile("wrmsr" : : "c"(MSR_TSC_AUX), "a"(0), "d"(0));
+    return true;
+}
+
 bool substrate_open(struct bt *bt, char *err, size_t err_bytes) {
     struct substrate *s = &the_substrate;
     u64 bytes = ALIGN_UP((u64)(bt_stubs_end - bt_stubs_start), PAGE_BYTES);
@@ -310,6 +332,8 @@ bool substrate_open(struct bt *bt, char *err, size_t err_bytes) {
     memcpy(s->stubs.rw, bt_stubs_start, (size_t)(bt_stubs_end - bt_stubs_start));
     bt->stub_shift = (u64)s->stubs.rx - (u64)bt_stubs_start;
     s->emulated_carrier = carrier_is_emulator();
+    s->has_tsc_aux = clear_tsc_aux();
+    s->tsc_aux = 0;
     bt->ring3_delta = memory_ring3_delta();
     rc_shadow_init(&s->shadow, metal_direct_gdt(), metal_direct_ldt());
     bt_world.gdt_monitor = current_gdtr();

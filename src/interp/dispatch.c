@@ -142,9 +142,13 @@ enum ex exec_hostfp(struct interp *it, struct cpu *cpu, const struct insn *in) {
     return hostfp_execute(it->fp, cpu, in) ? EX_NEXT : EX_FAULT;
 }
 
-/* 0F 0D and 0F 18 to 0F 1F: prefetches and hints, no operation where not known better. */
+/* 0F 0D and 0F 18 to 0F 1F: prefetches and hints, no operation where not known better. They came
+ * with the Pentium Pro. */
 static bool is_hint(const struct insn *in) {
     return in->map == 1 && (in->opcode == 0x0d || (in->opcode & 0xf8) == 0x18);
+}
+static exec_fn bind_hint(const struct cpu *cpu) {
+    return cpu->model && cpu_model_family(cpu->model) < 6 ? exec_ud : exec_nop;
 }
 
 exec_fn interp_bind(const struct cpu *cpu, const struct insn *in) {
@@ -154,7 +158,7 @@ exec_fn interp_bind(const struct cpu *cpu, const struct insn *in) {
     if (in->rep && in->mnemonic == ZYDIS_MNEMONIC_BSR && has_feature(cpu, FEAT_LZCNT))
         return exec_lzcnt;
     if (is_hint(in))
-        return exec_nop;
+        return bind_hint(cpu);
     const struct row *row = &rows[in->mnemonic];
     exec_fn exec = row->bind ? row->bind(in) : row->exec;
     if (exec)

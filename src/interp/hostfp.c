@@ -642,13 +642,22 @@ static bool feature_present(const struct hostfp *fp, const struct cpu *cpu, enum
     return f < FEATURE_NEVER && (features >> f & 1);
 }
 
+/* The same for what is done in software, and needs nothing of the host. */
+static bool software_announced(const struct cpu *cpu, enum kind kind) {
+    u32 fxsr = BIT(24), sse = BIT(25);
+    if (!cpu->model || kind == KIND_FWAIT)
+        return true;
+    return cpu->model->f1_edx & (kind == KIND_FXSR ? fxsr : sse);
+}
+
 bool hostfp_execute(struct hostfp *fp, struct cpu *cpu, const struct insn *in) {
     enum kind kind = kind_of(in);
     struct gpr_operand gpr = find_gpr(in);
     bool software_only = kind == KIND_FWAIT || kind == KIND_FXSR ||
                          in->mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
                          in->mnemonic == ZYDIS_MNEMONIC_STMXCSR;
-    if (!software_only && !feature_present(fp, cpu, select_stub(fp, in, &gpr)))
+    if (software_only ? !software_announced(cpu, kind)
+                      : !feature_present(fp, cpu, select_stub(fp, in, &gpr)))
         return cpu_fault(cpu, VEC_UD);
     if (!allowed_by_control_registers(cpu, kind))
         return false;

@@ -152,7 +152,7 @@ static inline bool alignment_checked(const struct cpu *cpu) {
 /* True when the next instruction must go through step_careful. */
 static inline bool needs_care(const struct cpu *cpu) {
     return unlikely(cpu->shadow | (cpu->dr[7] & DR7_ANY_ENABLE) |
-                    (cpu->eflags & (F_TF | F_RF | F_AC)));
+                    (cpu->eflags & (F_TF | F_RF | F_AC | F_VIP)));
 }
 
 /* Raises the #DB that ends an instruction; eip is already behind it. */
@@ -175,6 +175,10 @@ static __attribute__((noinline)) enum interp_result step_careful(struct interp *
         u32 hits = debug_hits(cpu, cpu->seg[SEG_CS].base + cpu->eip, 1, DR_EXEC);
         if (hits)
             return debug_trap(cpu, hits);
+    }
+    if (rc_virtual_interrupt_due(cpu)) {
+        cpu_fault_error(cpu, VEC_GP, 0);
+        return INTERP_FAULT;
     }
     struct decoded *d = fetch(it, cpu);
     if (!d)

@@ -112,7 +112,7 @@ enum ex exec_popa(struct interp *it, struct cpu *cpu, const struct insn *in) {
 
 enum ex exec_pushf(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u32 image;
-    if (!rc_pushf(cpu, &image) || !stack_push(it, cpu, image, in->op_bytes))
+    if (!rc_pushf(cpu, &image, in->op_bytes) || !stack_push(it, cpu, image, in->op_bytes))
         return EX_FAULT;
     return EX_NEXT;
 }

@@ -258,12 +258,11 @@ enum ex exec_rdtsc(struct interp *it, struct cpu *cpu, const struct insn *in) {
     (void)it, (void)in;
     return ok_or_fault(rc_rdtsc(cpu));
 }
-/* IA32_TSC_AUX is not among the MSRs, so ECX reads 0. */
 enum ex exec_rdtscp(struct interp *it, struct cpu *cpu, const struct insn *in) {
     (void)it, (void)in;
     if (!rc_rdtsc(cpu))
         return EX_FAULT;
-    cpu->gpr[R_ECX] = 0;
+    cpu->gpr[R_ECX] = cpu->msr_tsc_aux;
     return EX_NEXT;
 }
 enum ex exec_rdpmc(struct interp *it, struct cpu *cpu, const struct insn *in) {
@@ -276,15 +275,14 @@ enum ex exec_cpuid(struct interp *it, struct cpu *cpu, const struct insn *in) {
     return EX_NEXT;
 }
 
-/* RDRAND and RDSEED, only under a model that announces them: a value derived from the guest's time
- * stamp, so that a replayed run sees the same numbers. */
+/* RDRAND and RDSEED: CF says whether there was a number; without one the register is zero, and the
+ * other flags are cleared either way. SDM volume 2, "RDRAND". */
 enum ex exec_rdrand(struct interp *it, struct cpu *cpu, const struct insn *in) {
-    u64 z = cpu->bus->tsc(cpu->bus->opaque) + cpu->tsc_offset + cpu->insn_count;
+    u64 value = 0;
+    bool good = cpu->bus->random && cpu->bus->random(cpu->bus->opaque, &value);
     (void)it;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    gpr_write(cpu, in->op[0].reg, in->op_bytes, (u32)(z ^ (z >> 31)));
-    set_arith_flags(cpu, F_CF);
+    gpr_write(cpu, in->op[0].reg, in->op_bytes, good ? (u32)value : 0);
+    set_arith_flags(cpu, good ? F_CF : 0);
     return EX_NEXT;
 }
 

@@ -9,6 +9,10 @@
 #include "mmu/mmu.h"
 
 #define PSE36_BIT BIT(17) /* CPUID.01h:EDX */
+#define PAT_BIT BIT(16)
+/* The PAT bit of an entry that maps a page of 4 KiB, and of one that maps more. */
+#define PTE_PAT BIT(7)
+#define PTE_PAT_LARGE BIT(12)
 
 static unsigned phys_bits(const struct cpu *cpu) {
     struct mmu *mmu = cpu->mmu;
@@ -26,6 +30,13 @@ static unsigned phys_bits(const struct cpu *cpu) {
 static u64 pae_reserved(const struct cpu *cpu) {
     u64 reserved = ~(BIT64(phys_bits(cpu)) - 1) & ~PTE_NX;
     return cpu->efer & EFER_NXE ? reserved : reserved | PTE_NX;
+}
+
+/* `bit` where it is reserved, because the CPU has no PAT: SDM volume 3, section 4.3 "32-Bit
+ * Paging".
+ */
+static u64 pat_reserved(const struct cpu *cpu, u32 bit) {
+    return !cpu->model || (cpu->model->f1_edx & PAT_BIT) ? 0 : bit;
 }
 
 /* Reads an entry into the walk; false when it is outside RAM or not present. */
@@ -70,13 +81,13 @@ static enum mmu_walk_status walk_pae(const struct cpu *cpu, u32 lin, struct mmu_
     if (pde & reserved)
         return MMU_WALK_RESERVED;
     if (pde & PTE_PS) {
-        if (pde & 0x1fe000)
+        if (pde & (0x1fe000 | pat_reserved(cpu, PTE_PAT_LARGE)))
             return MMU_WALK_RESERVED;
         return finish(cpu, w, pde & address & ~0x1fffffull, 2u << 20, lin);
     }
     if (!read_entry(cpu, w, (pde & address) + ((lin >> 12) & 511) * 8))
         return MMU_WALK_NOT_PRESENT;
-    if (w->entry[1] & reserved)
+    if (w->entry[1] & (reserved | pat_reserved(cpu, PTE_PAT)))
         return MMU_WALK_RESERVED;
     return finish(cpu, w, w->entry[1] & address, PAGE_BYTES, lin);
 }
@@ -87,7 +98,7 @@ static enum mmu_walk_status finish_4m(const struct cpu *cpu, u32 lin, struct mmu
     bool pse36 = !cpu->model || (cpu->model->f1_edx & PSE36_BIT);
     unsigned high_bits = pse36 ? MIN(phys_bits(cpu), 40u) - 32 : 0;
     u32 pde = (u32)w->entry[0], high_mask = ((1u << high_bits) - 1) << 13;
-    if (pde & 0x3fe000 & ~high_mask)
+    if (pde & ((0x3fe000 & ~high_mask) | pat_reserved(cpu, PTE_PAT_LARGE)))
         return MMU_WALK_RESERVED;
     u64 frame = (pde & 0xffc00000u) | (u64)(pde & high_mask) << 19;
     return finish(cpu, w, frame, 4u << 20, lin);
@@ -101,6 +112,8 @@ static enum mmu_walk_status walk_32(const struct cpu *cpu, u32 lin, struct mmu_w
         return finish_4m(cpu, lin, w);
     if (!read_entry(cpu, w, (w->entry[0] & ~0xfffull) + ((lin >> 12) & 1023) * 4))
         return MMU_WALK_NOT_PRESENT;
+    if ((cpu->cr4 & CR4_PSE) && (w->entry[1] & pat_reserved(cpu, PTE_PAT)))
+        return MMU_WALK_RESERVED;
     return finish(cpu, w, w->entry[1] & ~0xfffull, PAGE_BYTES, lin);
 }
 

@@ -81,6 +81,12 @@ static bool probe_msr(void *opaque, u32 index, bool write, u64 *value) {
     return true;
 }
 
+static bool probe_random(void *opaque, u64 *value) {
+    ((struct mon_lockstep *)opaque)->touched = true;
+    *value = 0;
+    return true;
+}
+
 bool mon_lockstep_open(struct vm *vm, struct mon_error *err) {
     struct mon_lockstep *l = vm->lockstep = calloc(1, sizeof *l);
     if (!l)
@@ -134,6 +140,7 @@ static bool runs_once(const struct insn *in) {
     case ZYDIS_MNEMONIC_WRMSR:
     case ZYDIS_MNEMONIC_RDMSR:
     case ZYDIS_MNEMONIC_RDTSC:
+    case ZYDIS_MNEMONIC_RDTSCP:
     case ZYDIS_MNEMONIC_RDPMC:
     case ZYDIS_MNEMONIC_RDRAND:
     case ZYDIS_MNEMONIC_RDSEED:
@@ -309,8 +316,8 @@ static void probe(struct vm *vm, struct mon_lockstep *l, u32 insns) {
     l->journal.count = 0;
     l->journal.overflow = false;
     l->bus = vm->bus;
-    vm->bus = (struct cpu_bus){
-        probe_io_read, probe_io_write, probe_mmio_read, probe_mmio_write, probe_tsc, probe_msr, l};
+    vm->bus = (struct cpu_bus){probe_io_read, probe_io_write, probe_mmio_read, probe_mmio_write,
+                               probe_tsc,     probe_msr,      probe_random,    l};
     mmu_set_journal(vm->mmu, &l->journal);
     l->picture[0].undefined_flags = 0;
     l->transferred = false;

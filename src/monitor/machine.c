@@ -3,6 +3,7 @@
  * CPU a bus to the devices, and brings everything into the state after power-on.
  */
 #include "base/memory.h"
+#include "monitor/outside.h"
 #include "monitor/vm.h"
 
 #include <stdlib.h>
@@ -78,6 +79,19 @@ static bool bus_msr(void *opaque, u32 index, bool write, u64 *value) {
         good = dev_apic_msr(vm->dev, index, write, value);
     note_device_access(vm);
     return good;
+}
+
+/* Under -icount a run must be repeatable: then the numbers are a fixed sequence (the generator is
+ * SplitMix64, by Sebastiano Vigna). */
+static bool bus_random(void *opaque, u64 *value) {
+    struct vm *vm = opaque;
+    if (!vm->clock.icount)
+        return mon_host_random(value);
+    u64 z = vm->random_state += 0x9e3779b97f4a7c15ull;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
+    *value = z ^ z >> 31;
+    return true;
 }
 
 static u64 clock_now(void *opaque) {
@@ -171,6 +185,7 @@ static bool create_memory(struct vm *vm, struct mon_error *err) {
                                .mmio_write = bus_mmio_write,
                                .tsc = bus_tsc,
                                .msr = mon_cpu_has(&vm->model, "apic") ? bus_msr : NULL,
+                               .random = bus_random,
                                .opaque = vm};
     vm->cpu->mmu = vm->mmu;
     vm->cpu->bus = &vm->bus;

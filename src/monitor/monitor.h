@@ -89,7 +89,8 @@ bool mon_split_line(char *line, char **argv, int max, int *argc);
 
 /* What of the host the model may promise. mon_host_cpu() asks the host; tests make their own. */
 struct mon_host_cpu {
-    u32 f1_edx, f1_ecx; /* CPUID leaf 1 */
+    u32 f1_edx, f1_ecx; /* CPUID leaf 1; RDRAND (and RDSEED) where there are random numbers */
+    u32 f7_ebx, x1_ecx; /* leaves 7 and 80000001h */
     u64 tsc_hz;         /* 0: not usable, time comes from CLOCK_MONOTONIC */
     bool tsc_invariant;
 };

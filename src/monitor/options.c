@@ -716,6 +716,8 @@ static enum mon_parse_result finish(struct mon_options *o) {
     if (users > 1)
         return fail("cannot use stdio by multiple character devices");
     o->bt.icount = o->icount;
+    if (o->icount) /* nobody counts what runs untranslated */
+        o->bt.direct = false;
     if (trace_on(TRACE_nochain))
         o->bt.chain = o->bt.icache = o->bt.retstack = false;
     if (o->bt.lockstep)

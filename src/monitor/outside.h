@@ -36,6 +36,11 @@ bool mon_local_epoch_s(i64 *epoch_s);
 /* Fills in the host's TSC: frequency, 0 when it cannot be used as a clock. */
 void mon_host_tsc(struct mon_host_cpu *out);
 
+/* ---- Random numbers (outside_*.c) ---- */
+
+/* 64 bits that nobody can guess. False: there are none, now or ever. Never waits. */
+bool mon_host_random(u64 *value);
+
 /* ---- Files (outside_*.c). For mon_file_read see monitor.h. ---- */
 
 /* A file that a serial line writes to. NULL with the bare reason. */

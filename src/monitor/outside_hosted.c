@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -95,6 +96,12 @@ void mon_host_tsc(struct mon_host_cpu *out) {
     out->tsc_hz = tsc_hz_from_kernel();
     if (!out->tsc_hz)
         out->tsc_hz = tsc_hz_measured();
+}
+
+/* ---- Random numbers ---- */
+
+bool mon_host_random(u64 *value) {
+    return getrandom(value, sizeof *value, GRND_NONBLOCK) == (ssize_t)sizeof *value;
 }
 
 /* ---- Files ---- */

@@ -7,6 +7,7 @@
 #include "monitor/load.h"
 #include "monitor/outside.h"
 
+#include <cpuid.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <x86intrin.h>
@@ -43,6 +44,24 @@ bool mon_local_epoch_s(i64 *epoch_s) {
 void mon_host_tsc(struct mon_host_cpu *out) {
     out->tsc_invariant = true;
     out->tsc_hz = metal_tsc_hz();
+}
+
+/* ---- Random numbers: the processor's, if it has them ---- */
+
+#define F1_ECX_RDRAND BIT(30)
+#define RDRAND_TRIES 10 /* SDM volume 1, section 7.3.17 "Random Number Generator Instructions" */
+
+bool mon_host_random(u64 *value) {
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & F1_ECX_RDRAND))
+        return false;
+    for (int i = 0; i < RDRAND_TRIES; i++) {
+        bool good;
+        __asm__ volatile("rdrand %0" : "=r"(*value), "=@ccc"(good));
+        if (good)
+            return true;
+    }
+    return false;
 }
 
 /* ---- Modules as files ---- */

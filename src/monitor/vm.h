@@ -192,6 +192,7 @@ struct vm {
     struct mon_counters count;
     u64 exit_count[MON_EXIT_COUNT];
     struct mon_lockstep *lockstep;
+    u64 random_state; /* -icount: of the generator behind RDRAND */
     struct mon_replay *replay;
     struct mon_kvm *kvm; /* -accel kvm */
     struct tt_recorder *recording; /* -trace-out */

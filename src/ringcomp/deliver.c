@@ -172,6 +172,69 @@ static inline bool deliver(struct cpu *cpu, const struct delivery *d) {
     return done;
 }
 
+/* ---- INT n in V86 mode: SDM volume 3, section 20.3.3 "Class 3-Software Interrupt Handling in
+ * Virtual-8086 Mode", table 20-2 ---- */
+
+#define TSS_IOMAP_OFFSET 0x66
+#define REDIRECTION_BYTES 32
+
+/* The bit of the software interrupt redirection bit map, which lies right below the I/O permission
+ * bit map. Where the TSS has none, #GP(0). */
+static bool redirection_bit(struct cpu *cpu, u8 vector, bool *to_protected_mode) {
+    const struct segment *tr = &cpu->seg[SEG_TR];
+    u64 map;
+    if ((tr->attr & ATTR_NULL) || !(tr->attr & SYS_32) || tr->limit < TSS_IOMAP_OFFSET + 1)
+        return rc_gp0(cpu);
+    if (!rc_read_sys(cpu, tr->base + TSS_IOMAP_OFFSET, &map, 2))
+        return false;
+    u32 offset = (u32)map - REDIRECTION_BYTES + vector / 8u;
+    u8 bits;
+    if (map < REDIRECTION_BYTES || offset > tr->limit)
+        return rc_gp0(cpu);
+    if (!mmu_read(cpu, tr->base + offset, &bits, 1, MMU_READ | MMU_SUPERVISOR))
+        return false;
+    *to_protected_mode = bits >> (vector & 7) & 1;
+    return true;
+}
+
+/* To the 8086 program's own handler, by the vector table at its linear address 0: methods 5 and 6.
+ */
+static bool redirect_to_program(struct cpu *cpu, u8 vector, u32 return_eip) {
+    bool virtual_if = rc_has_virtual_if(cpu);
+    u64 entry;
+    if (!rc_read_sys(cpu, vector * 4u, &entry, 4))
+        return false;
+    struct rc_frame f;
+    u32 esp = (u32)cpu->gpr[R_ESP];
+    rc_frame_init(&f, 2);
+    rc_frame_add(&f, virtual_if ? rc_virtual_flags_image(cpu) : cpu->eflags);
+    rc_frame_add(&f, cpu->seg[SEG_CS].selector);
+    rc_frame_add(&f, return_eip);
+    if (!rc_push_frame(cpu, &cpu->seg[SEG_SS], &esp, &f, 0, 0))
+        return false;
+    cpu->gpr[R_ESP] = esp;
+    cpu->eflags &= ~(u32)(F_TF | F_RF | (virtual_if ? F_VIF : F_IF));
+    rc_fill_v86(&cpu->seg[SEG_CS], (u16)(entry >> 16));
+    cpu->eip = (u16)entry;
+    cpu->shadow = 0;
+    return true;
+}
+
+/* False with *done clear: the ordinary way is right. */
+static __attribute__((noinline)) bool deliver_v86_int_n(struct cpu *cpu, u8 vector, u32 return_eip,
+                                                        bool *done) {
+    bool to_protected_mode = true;
+    *done = true;
+    if ((cpu->cr4 & CR4_VME) && !redirection_bit(cpu, vector, &to_protected_mode))
+        return false;
+    if (!to_protected_mode)
+        return redirect_to_program(cpu, vector, return_eip);
+    if ((cpu->eflags & F_IOPL) != F_IOPL)
+        return rc_gp0(cpu);
+    *done = false;
+    return false;
+}
+
 bool rc_deliver(struct cpu *cpu, u8 vector, enum rc_event event, bool has_error, u32 error,
                 u32 return_eip) {
     bool software = event == RC_SOFTWARE || event == RC_SOFT_TRAP;
@@ -181,8 +244,11 @@ bool rc_deliver(struct cpu *cpu, u8 vector, enum rc_event event, bool has_error,
                          .ext = !software,
                          .error = error,
                          .return_eip = return_eip};
-    if (unlikely(cpu_v86(cpu)) && event == RC_SOFTWARE && (cpu->eflags & F_IOPL) != F_IOPL)
-        return rc_gp0(cpu);
+    if (unlikely(cpu_v86(cpu)) && event == RC_SOFTWARE) {
+        bool done, ok = deliver_v86_int_n(cpu, vector, return_eip, &done);
+        if (done)
+            return ok;
+    }
     if (unlikely(!deliver(cpu, &d)))
         return false;
     if (event == RC_NMI)

@@ -210,7 +210,7 @@ static inline bool take_iret(struct cpu *cpu, const u8 *frame) {
         return false;
     u32 eip = load32(frame), esp = load32(frame + 12);
     cpu->eip = eip;
-    cpu->eflags = (image & F_ALL & ~(u32)(F_VM | F_VIF | F_VIP)) | F_FIXED;
+    cpu->eflags = (image & F_ALL) | F_FIXED;
     cpu->gpr[R_ESP] = esp;
     copy_segment(&cpu->seg[SEG_CS], &f->up.cs);
     copy_segment(&cpu->seg[SEG_SS], &f->up.ss);

@@ -23,12 +23,29 @@ static inline u32 merge_flags(u32 old, u32 image, u32 mask) {
     return (old & ~mask) | (image & mask) | F_FIXED;
 }
 
+/* V86 mode with IOPL below 3, where CR4.VME lets VIF stand in for IF: SDM volume 3, section 20.3.2.
+ */
+static bool iret_virtual(struct cpu *cpu, unsigned op_bytes) {
+    u32 slot[3], esp = (u32)cpu->gpr[R_ESP];
+    if (!rc_has_virtual_if(cpu) || op_bytes != 2)
+        return rc_gp0(cpu);
+    if (!rc_peek_frame(cpu, 0, 3, 2, slot))
+        return false;
+    if (!rc_virtual_flags_allowed(cpu, slot[2], 2))
+        return rc_gp0(cpu);
+    rc_fill_v86(&cpu->seg[SEG_CS], (u16)slot[1]);
+    cpu->gpr[R_ESP] = rc_stack_pointer(&cpu->seg[SEG_SS], esp, esp + 6);
+    cpu->eip = slot[0];
+    rc_load_virtual_flags(cpu, slot[2]);
+    return true;
+}
+
 /* Real mode, and V86 mode with IOPL 3: no rings, CS:IP and FLAGS only. */
 static bool iret_real(struct cpu *cpu, unsigned op_bytes) {
     u32 slot[3], esp = (u32)cpu->gpr[R_ESP], mask = F_ARITH | F_TF | F_DF | F_NT | F_IF;
     bool v86 = cpu_protected(cpu);
     if (v86 && (cpu->eflags & F_IOPL) != F_IOPL)
-        return rc_gp0(cpu);
+        return iret_virtual(cpu, op_bytes);
     if (!rc_peek_frame(cpu, 0, 3, op_bytes, slot))
         return false;
     if (slot[0] > (v86 ? 0xffffu : cpu->seg[SEG_CS].limit))

@@ -257,6 +257,16 @@ bool rc_check_return_cs(struct cpu *cpu, struct rc_return *r);
 /* Checks the popped SS of a return to an outer ring, and EIP. */
 bool rc_check_return_ss(struct cpu *cpu, struct rc_return *r);
 
+/* ---- VIF in the place of IF, in V86 mode (flags.c) ---- */
+
+/* May POPF or IRET of that size take the image? (A pending virtual interrupt must not be let in
+ * that way, single-stepping not be turned on.) False: #GP(0). */
+bool rc_virtual_flags_allowed(const struct cpu *cpu, u32 image, unsigned op_bytes);
+/* The flags from that image, VIF from its IF; IF and IOPL stay. */
+void rc_load_virtual_flags(struct cpu *cpu, u32 image);
+/* The 16 bits that PUSHF and INT n push: IOPL 3, and VIF for IF. */
+u32 rc_virtual_flags_image(const struct cpu *cpu);
+
 /* rc_task_switch with the EXT bit of error codes. */
 bool rc_task_switch_ext(struct cpu *cpu, u16 selector, enum rc_task_cause cause, u32 next_eip,
                         bool has_error, u32 error, u32 ext);

@@ -11,8 +11,6 @@
  *
  * The folder is compiled without floating point and vectors and calls no libc, so translated code
  * may call it with the guest's x87 and SSE state live in the host's registers.
- *
- * DEVIATION: CR4.VME and CR4.PVI are not modelled; a CPU model must not allow them.
  */
 #ifndef RINGFOLD_RINGCOMP_RINGCOMP_H
 #define RINGFOLD_RINGCOMP_RINGCOMP_H
@@ -72,7 +70,7 @@ bool rc_pop(struct cpu *cpu, u32 *value, unsigned bytes);
 enum rc_event {
     RC_EXTERNAL,  /* INTR: EXT=1 in error codes */
     RC_EXCEPTION, /* fault or trap raised by an instruction: EXT=1 */
-    RC_SOFTWARE,  /* INT n: gate DPL checked, IOPL in V86 */
+    RC_SOFTWARE, /* INT n: gate DPL checked; in V86 mode IOPL and, with CR4.VME, the TSS's bitmap */
     RC_SOFT_TRAP, /* INT3, INTO: gate DPL checked, no IOPL check */
     RC_ICEBP,     /* INT1 */
     RC_NMI
@@ -111,12 +109,25 @@ bool rc_known_int(struct cpu *cpu, u8 vector, u32 next_eip);
 bool rc_known_iret(struct cpu *cpu);
 
 /* ---- Flags (flags.c) ---- */
-/* POPF image rules by CPL and IOPL (and VME-less V86): returns the new eflags, or #GP. */
+/* POPF image rules by CPL and IOPL: sets eflags, or #GP(0). op_bytes 2 or 4 here and below. */
 bool rc_popf(struct cpu *cpu, u32 image, unsigned op_bytes);
-/* The image PUSHF stores (RF and VM clear); #GP in V86 with IOPL<3. */
-bool rc_pushf(struct cpu *cpu, u32 *image);
+/* The image PUSHF stores (RF and VM clear), or #GP(0). */
+bool rc_pushf(struct cpu *cpu, u32 *image, unsigned op_bytes);
 bool rc_cli(struct cpu *cpu);
 bool rc_sti(struct cpu *cpu); /* sets the STI shadow when IF was clear */
+/* True where VIF stands in for IF: V86 mode with IOPL below 3 under CR4.VME (for CLI, STI, PUSHF,
+ * POPF, INT n and IRET), ring 3 with IOPL below 3 under CR4.PVI (for CLI and STI). SDM volume 3,
+ * sections 20.3.2 "Class 2-Maskable Hardware Interrupt Handling in Virtual-8086 Mode Using the
+ * Virtual Interrupt Mechanism" and 20.4 "Protected-Mode Virtual Interrupts". */
+static inline bool rc_has_virtual_if(const struct cpu *cpu) {
+    return cpu->cpl == 3 && (cpu->cr4 & (cpu_v86(cpu) ? CR4_VME : CR4_PVI)) &&
+           (cpu->eflags & F_IOPL) != F_IOPL;
+}
+/* True when the next instruction is a #GP(0), because a virtual interrupt waits (VIP) and the
+ * program has just become ready for it (VIF) by IRET or a task switch: the same sections. */
+static inline bool rc_virtual_interrupt_due(const struct cpu *cpu) {
+    return unlikely((cpu->eflags & (F_VIF | F_VIP)) == (F_VIF | F_VIP)) && rc_has_virtual_if(cpu);
+}
 
 /* ---- System registers (sysreg.c, msr.c) ---- */
 bool rc_write_cr(struct cpu *cpu, unsigned n, u32 value); /* CR0, CR2, CR3, CR4; others #UD */

@@ -148,9 +148,11 @@ bool rc_rdtsc(struct cpu *cpu) {
     return true;
 }
 
-/* The model has no performance counters, so every index is invalid: #GP(0). */
+/* No model announces performance counters, so every index is invalid: #GP(0), whatever CR4.PCE
+ * says. DEVIATION: of the processors that the models are named after, those of family 6 have
+ * counters that no CPUID bit tells of (MSRs C1h and 186h on, RDPMC); here they are not there. */
 bool rc_rdpmc(struct cpu *cpu) {
-    return rc_gp0(cpu);
+    return cpu_model_has_rdpmc(cpu->model) ? rc_gp0(cpu) : cpu_fault(cpu, VEC_UD);
 }
 
 /* ---- CPUID: SDM volume 2, "CPUID-CPU Identification" ---- */

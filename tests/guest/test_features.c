@@ -123,7 +123,8 @@ static void leaves(void) {
 
 void test(void) {
     write_cr0((read_cr0() & ~(CR0_EM | CR0_TS)) | CR0_MP);
-    write_cr4(read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT);
+    u32 edx = cpuid(1).edx;
+    write_cr4(read_cr4() | (edx >> 24 & 1 ? CR4_OSFXSR : 0) | (edx >> 25 & 1 ? CR4_OSXMMEXCPT : 0));
     leaves();
     for (u32 ring = 0; ring <= 3; ring += 3) {
         instructions(ring);

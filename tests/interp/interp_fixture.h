@@ -93,7 +93,8 @@ static inline void guest_create(struct guest *g) {
                               .mmio_write = test_mmio_write,
                               .tsc = test_tsc,
                               .opaque = g};
-    g->model = (struct cpu_model){.f1_edx = 0xffffffff, .f1_ecx = 0xffffffff, .cr4_allowed = ~0u};
+    g->model = (struct cpu_model){
+        .signature = 0x106ca, .f1_edx = 0xffffffff, .f1_ecx = 0xffffffff, .cr4_allowed = ~0u};
     g->cpu->bus = &g->bus;
     g->cpu->model = &g->model;
     g->cpu->mmu = mmu_create(RAM_BYTES, &err);

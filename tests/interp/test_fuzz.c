@@ -74,6 +74,8 @@ static void random_state(struct guest *g) {
         cpu->seg[rnd() % 6].limit = rnd() >> (rnd() & 31);
     if (one_in(6)) { /* real mode or V86 */
         bool v86 = one_in(2);
+        cpu->cr4 |= v86 ? rnd() & CR4_VME : 0;
+        cpu->eflags |= v86 ? rnd() & (F_VIF | F_VIP) : 0;
         cpu->cpl = v86 ? 3 : 0;
         cpu->eflags |= v86 ? F_VM : 0;
         cpu->cr0 = v86 ? cpu->cr0 : CR0_ET;

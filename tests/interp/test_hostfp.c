@@ -641,7 +641,8 @@ static void a_pending_exception_stops_the_next_waiting_instruction(void **state)
 static void features_the_model_hides_are_undefined(void **state) {
     struct world *w = *state;
     fresh(w);
-    static const struct cpu_model model = {.f1_edx = 1 | 1 << 15 | 1 << 23 | 1 << 25 | 1 << 26};
+    static const struct cpu_model model = {.signature = 0x673,
+                                           .f1_edx = 1 | 1 << 15 | 1 << 23 | 1 << 25 | 1 << 26};
     w->cpu->model = &model;
     assert_true(run(w, "66 0f ef c0"));
     assert_false(run(w, "66 0f 38 00 c0")); /* pshufb: SSSE3 */

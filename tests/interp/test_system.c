@@ -108,6 +108,51 @@ static void lgdt_takes_24_bits_with_16_bit_operands(void **state) {
     assert_int_equal(g->cpu->gdtr.limit, 0x1234);
 }
 
+static u64 next_random;
+static bool test_random(void *opaque, u64 *value) {
+    (void)opaque;
+    *value = next_random;
+    return next_random;
+}
+
+static void random_numbers_come_from_the_bus(void **state) {
+    struct guest *g = *state;
+    struct cpu *cpu = g->cpu;
+    g->model.f7_ebx = BIT(18);
+    cpu->gpr[R_ECX] = 0x11111111;
+    assert_int_equal(STEP(g, "\x0f\xc7\xf1"), INTERP_OK); /* rdrand ecx: nobody there */
+    assert_int_equal(cpu->gpr[R_ECX], 0);
+    assert_int_equal(cpu->eflags & F_ARITH, 0);
+    g->bus.random = test_random;
+    next_random = 0x123456789abcdef0;
+    cpu->eflags |= F_ARITH;
+    assert_int_equal(STEP(g, "\x0f\xc7\xf1"), INTERP_OK);
+    assert_int_equal(cpu->gpr[R_ECX], 0x9abcdef0);
+    assert_int_equal(cpu->eflags & F_ARITH, F_CF);
+    cpu->gpr[R_ECX] = 0x55555555;
+    assert_int_equal(STEP(g, "\x66\x0f\xc7\xf9"), INTERP_OK); /* rdseed cx */
+    assert_int_equal(cpu->gpr[R_ECX], 0x5555def0);
+    next_random = 0; /* exhausted */
+    assert_int_equal(STEP(g, "\x0f\xc7\xf9"), INTERP_OK);
+    assert_int_equal(cpu->gpr[R_ECX], 0);
+    assert_int_equal(cpu->eflags & F_CF, 0);
+    EXPECT_FAULT(g, "\x0f\xc7\x31", VEC_UD); /* VMPTRLD */
+}
+
+static void instructions_follow_the_processors_generation(void **state) {
+    struct guest *g = *state;
+    assert_int_equal(STEP(g, "\x0f\x1f\xc0"), INTERP_OK); /* nop eax */
+    EXPECT_FAULT(g, "\x0f\x33", VEC_GP);                  /* rdpmc */
+    interp_destroy(g->it); /* what an instruction means is remembered, like the model for good */
+    g->it = interp_create();
+    g->model.signature = 0x52c;
+    EXPECT_FAULT(g, "\x0f\x1f\xc0", VEC_UD);
+    EXPECT_FAULT(g, "\x0f\x33", VEC_UD);
+    g->model.f1_edx &= ~(u32)(BIT(24) | BIT(25));
+    EXPECT_FAULT(g, "\x0f\xae\x03", VEC_UD); /* fxsave */
+    EXPECT_FAULT(g, "\x0f\xae\x13", VEC_UD); /* ldmxcsr */
+}
+
 static void unannounced_features_are_invalid_opcodes(void **state) {
     struct guest *g = *state;
     g->model.f1_edx = g->model.f1_ecx = 0;
@@ -189,6 +234,8 @@ int main(void) {
         CASE(run_obeys_budget_and_stop),
         CASE(hlt_retires_and_halts),
         CASE(lgdt_takes_24_bits_with_16_bit_operands),
+        CASE(random_numbers_come_from_the_bus),
+        CASE(instructions_follow_the_processors_generation),
         CASE(unannounced_features_are_invalid_opcodes),
         CASE(rep_bsf_is_tzcnt_only_where_announced),
         CASE(selector_instructions_do_not_exist_in_real_mode),

@@ -127,6 +127,25 @@ static void large_pages_need_pse_and_keep_pse36_bits(void **state) {
     expect_fault(LIN, MMU_READ, false, 0);
 }
 
+static void the_pat_bits_are_reserved_without_pat(void **state) {
+    (void)state;
+    const struct cpu_model without = {.f1_edx = BIT(17)}, with = {.f1_edx = BIT(16) | BIT(17)};
+    fix_map(f, LIN, FRAME | PTE_P | BIT(7));
+    fix_map_large(f, LIN + 0x400000, 0x01000000 | BIT(12) | PTE_P);
+    f->cpu.model = &with;
+    expect_gpa(LIN, MMU_READ, false, FRAME);
+    assert_true(mmu_probe(&f->cpu, GLIN(LIN + 0x400000), &(struct mmu_xlat){.pte = 0}));
+    f->cpu.model = &without;
+    expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
+    expect_fault(LIN + 0x400000, MMU_READ, false, PF_P | PF_RSVD);
+    f->cpu.cr4 &= ~(u32)CR4_PSE; /* nobody looks at it */
+    expect_gpa(LIN, MMU_READ, false, FRAME);
+    fix_enable_pae(f, false);
+    fix_write64(f, fix_pae_pte(f, LIN), FRAME | PTE_P | BIT(7));
+    expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
+    f->cpu.model = NULL;
+}
+
 static void global_needs_pge(void **state) {
     (void)state;
     fix_map(f, LIN, FRAME | PTE_P | PTE_G);
@@ -205,6 +224,7 @@ int main(void) {
         T(a_is_set_by_reads_and_d_by_writes),
         T(a_refused_access_leaves_the_entries_alone),
         T(large_pages_need_pse_and_keep_pse36_bits),
+        T(the_pat_bits_are_reserved_without_pat),
         T(global_needs_pge),
         T(pae_walks_three_levels),
         T(nx_at_any_level_forbids_fetches),

@@ -150,7 +150,8 @@ static inline int setup(void **state) {
     struct mmu_error err;
     struct fixture *f = calloc(1, sizeof *f);
     f->cpu = cpu_create();
-    f->model = (struct cpu_model){.max_basic = 10,
+    f->model = (struct cpu_model){.signature = 0x106ca,
+                                  .max_basic = 10,
                                   .max_extended = 0x80000008u,
                                   .count = 5,
                                   .leaf = {{.leaf = 0, .eax = 10, .ebx = 0x756e6547},

@@ -96,6 +96,7 @@ static void restart(struct cpu *cpu) {
     cpu->gdtr.limit = GDT_END - 1;
     cpu->idtr.limit = one_in(8) ? random32() & 0x7ff : 0x7ff;
     cpu->cr0 = (cpu->cr0 | CR0_PE) & ~CR0_TS;
+    cpu->cr4 = (cpu->cr4 & ~(u32)(CR4_VME | CR4_PVI)) | (random32() & (CR4_VME | CR4_PVI));
     cpu->cpl = 0;
     if (cpu->cr3 != PAGE_DIRECTORY)
         assert_true(rc_write_cr(cpu, 3, PAGE_DIRECTORY));

@@ -97,6 +97,54 @@ static void msrs_of_the_model(void **state) {
     assert_fault(rdmsr(cpu, 0x10, &value), VEC_GP, 0);
 }
 
+static void msrs_come_with_features_and_generations(void **state) {
+    struct fixture *f = *state;
+    struct cpu *cpu = f->cpu;
+    u64 value;
+    assert_fault(rdmsr(cpu, 0xc0000103, &value), VEC_GP, 0);
+    f->model.x1_edx |= BIT(27);
+    assert_true(wrmsr(cpu, 0xc0000103, 0x89abcdef));
+    assert_fault(wrmsr(cpu, 0xc0000103, 1ull << 32), VEC_GP, 0);
+    assert_int_equal(cpu->msr_tsc_aux, 0x89abcdef);
+    assert_true(rdmsr(cpu, 0x1a0, &value));
+    assert_fault(wrmsr(cpu, 0x1a0, value | 1ull << 63), VEC_GP, 0);
+    assert_true(wrmsr(cpu, 0x1a0, value & ~1ull)); /* fast strings off */
+    assert_int_equal(cpu->msr_misc_enable & 1, 0);
+    f->model.signature = 0x673;
+    assert_fault(rdmsr(cpu, 0x1a0, &value), VEC_GP, 0);
+    assert_true(rdmsr(cpu, 0x8b, &value));
+    assert_true(wrmsr(cpu, 0x10, 0x700000000)); /* the high half is cleared */
+    assert_true(rdmsr(cpu, 0x10, &value));
+    assert_int_equal(value >> 32, 0);
+    f->model.signature = 0x52c;
+    assert_fault(rdmsr(cpu, 0x8b, &value), VEC_GP, 0);
+    assert_true(rdmsr(cpu, 0, &value)); /* P5_MC_ADDR */
+    f->model.f1_edx &= ~BIT(7);
+    assert_fault(rdmsr(cpu, 0, &value), VEC_GP, 0);
+    assert_false(rc_rdpmc(cpu));
+    assert_int_equal(cpu->fault.vector, VEC_UD);
+}
+
+static void machine_check_banks_hold_their_control_only(void **state) {
+    struct fixture *f = *state;
+    struct cpu *cpu = f->cpu;
+    u64 value;
+    assert_true(rdmsr(cpu, 0x179, &value));
+    assert_int_equal(value, CPU_MC_BANKS);
+    assert_fault(wrmsr(cpu, 0x179, value), VEC_GP, 0);
+    u32 last = 0x400 + 4 * (CPU_MC_BANKS - 1);
+    assert_true(wrmsr(cpu, last, ~0ull));
+    assert_int_equal(cpu->msr_mc_ctl[CPU_MC_BANKS - 1], ~0ull);
+    assert_true(wrmsr(cpu, last + 1, 0));
+    assert_fault(wrmsr(cpu, last + 1, 1), VEC_GP, 0);
+    assert_fault(rdmsr(cpu, last + 4, &value), VEC_GP, 0);
+    assert_true(wrmsr(cpu, 0x17a, 5));
+    assert_fault(wrmsr(cpu, 0x17a, 8), VEC_GP, 0);
+    f->model.f1_edx &= ~BIT(14);
+    assert_fault(rdmsr(cpu, 0x179, &value), VEC_GP, 0);
+    assert_fault(rdmsr(cpu, 0x400, &value), VEC_GP, 0);
+}
+
 /* A local APIC that notes what it is asked. */
 struct apic {
     u32 index, calls;
@@ -248,7 +296,7 @@ static void pushf_cli_sti(void **state) {
     struct cpu *cpu = ((struct fixture *)*state)->cpu;
     u32 image;
     cpu->eflags = F_FIXED | F_RF | F_AC;
-    assert_true(rc_pushf(cpu, &image));
+    assert_true(rc_pushf(cpu, &image, 4));
     assert_int_equal(image, F_FIXED | F_AC);
     assert_true(rc_sti(cpu));
     assert_int_equal(cpu->shadow, SHADOW_STI);
@@ -262,12 +310,12 @@ static void pushf_cli_sti(void **state) {
     assert_fault(rc_cli(cpu), VEC_GP, 0);
     assert_fault(rc_sti(cpu), VEC_GP, 0);
     cpu->eflags = F_FIXED | F_VM;
-    assert_fault(rc_pushf(cpu, &image), VEC_GP, 0);
+    assert_fault(rc_pushf(cpu, &image, 4), VEC_GP, 0);
     assert_fault(rc_popf(cpu, 0, 2), VEC_GP, 0);
     assert_fault(rc_cli(cpu), VEC_GP, 0);
     cpu->eflags |= F_IOPL;
     assert_true(rc_cli(cpu));
-    assert_true(rc_pushf(cpu, &image));
+    assert_true(rc_pushf(cpu, &image, 4));
     assert_int_equal(image, F_FIXED | F_IOPL);
     assert_true(rc_popf(cpu, 0, 2));
     assert_int_equal(cpu->eflags, F_FIXED | F_VM | F_IOPL);
@@ -279,6 +327,8 @@ int main(void) {
         TEST(cr4_and_pae_pointers),
         TEST(debug_registers_alias_and_guard),
         TEST(msrs_of_the_model),
+        TEST(msrs_come_with_features_and_generations),
+        TEST(machine_check_banks_hold_their_control_only),
         TEST(the_apics_registers_are_asked_of_the_bus),
         TEST(memory_types_are_checked),
         TEST(tsc_follows_its_msr_and_tsd),

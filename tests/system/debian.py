@@ -167,6 +167,65 @@ def cpu_without_apic():
     is_pic(interrupts("", "-cpu", "default,-apic"), local_timer=False)
 
 
+def cpu_session(model, has, lacks, flavour="686"):
+    """What the kernel makes of another CPU: its features, and no complaint about them."""
+    machine = boot("-no-reboot", "-cpu", model, flavour=flavour)
+    machine.type("cat /proc/cpuinfo\ndmesg > /tmp/log\n"
+                 "grep -iE 'mtrr:|x86.PAT|machine.check|unchecked.MSR|Firmware.Bug' /tmp/log\n"
+                 "/bin/probe\npoweroff -f\n")
+    machine.expect("Power down", 180)
+    end(machine)
+    check_probe(machine)
+    flags = re.search(r"^flags\s*: (.*)$", machine.out, re.M)[1].split()
+    for flag in "fpu vme de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov".split() + has.split():
+        check(flag in flags, f"/proc/cpuinfo lacks {flag}")
+    for flag in lacks.split():
+        check(flag not in flags, f"/proc/cpuinfo shows {flag}")
+    for text in ("inconsistent", "corrected your configuration", "unchecked MSR", "Firmware Bug", "illegal"):
+        check(text not in machine.out, f"the kernel complained: {text}")
+    return machine
+
+
+def cpu_pentium3():
+    machine = cpu_session("pentium3", "mmx fxsr sse", "sse2 pni nx rdtscp rdrand clflush")
+    check("Pentium III (Katmai)" in machine.out, "the model has no name")
+
+
+def core2(flavour):
+    machine = cpu_session("core2", "pat pse36 clflush sse2 pni ssse3 nx", "sse4_1 rdtscp rdrand", flavour)
+    check("Core(TM)2 Duo" in machine.out, "the model has no name")
+    check("x86/PAT: Configuration [0-7]: WB  WC  UC- UC  WB  WP  UC- WT" in machine.out, "no PAT")
+    check(re.search(r"^cache size\s*: 4096 KB", machine.out, re.M), "the cache has another size")
+
+
+def cpu_core2():
+    core2("686")
+
+
+def cpu_core2_pae():
+    """The kernel isolates its page tables from this one's applications (PTI)."""
+    core2("686-pae")
+
+
+def cpu_max():
+    cpu_session("max", "sse4_1 sse4_2 movbe popcnt rdtscp rdrand rdseed adx clflushopt", "syscall lm avx")
+
+
+def cpu_max_pae():
+    cpu_session("max", "sse4_1 sse4_2 movbe popcnt rdtscp rdrand rdseed adx nx", "syscall lm avx", "686-pae")
+
+
+def cpu_486():
+    """The kernel needs a newer CPU, and its own set-up code, which the firmware runs, says so."""
+    rom = "/usr/share/qemu/qboot.rom"
+    if not os.path.exists(rom):
+        skip(f"no {rom}")
+    machine = boot("-bios", rom, "-cpu", "486", append="earlyprintk=serial,ttyS0,115200")
+    # Each character comes twice: by the serial port and by the firmware's console.
+    machine.expect("".join(2 * c for c in "Unable to boot"), 60)
+    check("ii448866" in machine.out, "it does not say why")
+
+
 def probe_256():
     run_probe()
 
@@ -326,7 +385,8 @@ def metal_1024():
 
 
 cases = {f.__name__: f for f in (
-    shell, shell_pae, apic, apic_pae, apic_timer, noapic, nolapic, acpi_off, cpu_without_apic,
+    shell, shell_pae, apic, apic_pae, apic_timer, noapic, nolapic, acpi_off, cpu_without_apic, cpu_pentium3,
+    cpu_core2, cpu_core2_pae, cpu_max, cpu_max_pae, cpu_486,
     probe_256, probe_64, probe_1024, probe_pae, probe_pae_1024, probe_verify,
     probe_small_cache, probe_plain, lockstep, interp, reboot, no_reboot, idle, sigterm, console_keys,
     serial_file, bad_init, firmware, metal, metal_translated, metal_1024)}

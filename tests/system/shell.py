@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
 """The small guest kernel that the demo falls back to: a session at its prompt under both engines.
 
-usage: shell.py MONITOR KERNEL
+usage: shell.py MONITOR KERNEL [MORE OPTIONS OF THE MONITOR]
 """
 
 import sys
 
 from machine import Machine, check, run_case
 
-monitor, kernel = sys.argv[1:3]
+monitor, kernel, *options = sys.argv[1:]
 machines = []
 
 
 def session():
     for engine in ("bt", "interp"):
-        machine = Machine(monitor, "-accel", engine, "-kernel", kernel, "-m", "64", "-nographic", "-no-reboot")
+        machine = Machine(monitor, "-accel", engine, "-kernel", kernel, "-m", "64", "-nographic", "-no-reboot",
+                          *options)
         machines.append(machine)
         machine.type("uname -a\nmem\nring3\npage\nnonsense\npoweroff -f\n")
         status = machine.wait(20)

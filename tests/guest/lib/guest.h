@@ -67,6 +67,8 @@ enum {
     F_RF = 0x10000,
     F_VM = 0x20000,
     F_AC = 0x40000,
+    F_VIF = 0x80000,
+    F_VIP = 0x100000,
     F_ID = 0x200000,
     F_ARITH = 0x8d5
 };
@@ -78,10 +80,14 @@ enum {
 #define CR0_WP 0x10000u
 #define CR0_AM 0x40000u
 #define CR0_PG 0x80000000u
+#define CR4_VME 1u
+#define CR4_PVI 2u
 #define CR4_TSD 4u
 #define CR4_PSE 0x10u
+#define CR4_MCE 0x40u
 #define CR4_PAE 0x20u
 #define CR4_PGE 0x80u
+#define CR4_PCE 0x100u
 #define CR4_OSFXSR 0x200u
 #define CR4_OSXMMEXCPT 0x400u
 

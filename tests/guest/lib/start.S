@@ -83,7 +83,9 @@ run_enter:
     jne 1f
     mov run_in_esp, %edx
     test %edx, %edx
-    cmovz %esp, %edx
+    jnz 2f
+    mov %esp, %edx
+2:
     mov %edx, %esp
     pushl run_in_eflags
     push $KERNEL_CODE

@@ -70,6 +70,26 @@ static void command_uptime(void) {
     say_number("up ", ticks / HZ, " s\r\n");
 }
 
+/* Numbers that differ from run to run, unless a run is repeated. */
+static void command_random(void) {
+    u32 value = 0, high, numbers = 4;
+    if (!(cpuid(1).ecx >> 30 & 1)) {
+        print("this CPU has no RDRAND\r\n");
+        return;
+    }
+    print("random:");
+    while (numbers--) {
+        __asm__ volatile("rdrand %0" : "=r"(value) : : "cc");
+        print(" ");
+        print_hex(value);
+    }
+    __asm__ volatile("rdtsc" : "=a"(value), "=d"(high));
+    print(", time stamp ");
+    print_hex(high);
+    print_hex(value);
+    print("\r\n");
+}
+
 static void command_cpu(void) {
     struct cpuid id = cpuid(0);
     u32 name[4] = {id.ebx, id.edx, id.ecx, 0};
@@ -122,6 +142,7 @@ static const struct {
     {"cpu", command_cpu, "what CPUID says"},
     {"mem", command_mem, "size of memory"},
     {"uptime", command_uptime, "seconds by the timer interrupt"},
+    {"random", command_random, "numbers from RDRAND and RDTSC"},
     {"ring3", command_ring3, "run code at ring 3"},
     {"page", command_page, "map one page at two addresses"},
     {"reboot", command_reboot, "reset the machine"},
