@@ -3,7 +3,9 @@
  * DPL, present or not; ARPL on all pairs. SDM volume 2A, "LAR", table 3-53, "LSL", table 3-64;
  * volume 2C, "VERR/VERW"; volume 2A, "ARPL".
  * Expected: what a model of those tables says; ZF=0 leaves the destination alone; no presence
- * check. ROUNDS: 2
+ * check.
+ *
+ * ROUNDS: 2
  */
 #include "rings.h"
 
