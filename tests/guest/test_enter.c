@@ -7,7 +7,8 @@
 #include "guest.h"
 
 enum { HOLE = 0x30000000 };
-static u8 code[64], mirror[65536];
+static u8 code[4096] __attribute__((aligned(4096))); /* alone on its page */
+static u8 mirror[65536];
 #define stack ((u8 *)((SCRATCH + 0x1ffff) & ~0xffffu)) /* 64 KiB, so aligned */
 
 static u32 load(const u8 *p, u32 bytes) {

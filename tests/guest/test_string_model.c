@@ -16,7 +16,7 @@
 enum { AREA = 2048, HALF = AREA / 2, PAGES = 0x30000000 };
 enum { O_MOVS = 0xa4, O_CMPS = 0xa6, O_STOS = 0xaa, O_LODS = 0xac, O_SCAS = 0xae };
 static const u8 ops[] = {O_MOVS, O_CMPS, O_STOS, O_LODS, O_SCAS};
-static u8 code[32] __attribute__((aligned(64)));
+static u8 code[4096] __attribute__((aligned(4096))); /* alone on its page */
 static u8 mirror[AREA]; /* offsets -HALF to HALF - 1 around zero, modulo the address size */
 static u32 zero;        /* the linear address of offset 0 of the real area */
 #define real(offset) ((u8 *)(zero + (offset)))
