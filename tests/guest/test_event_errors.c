@@ -26,7 +26,7 @@ static void expect(u32 ring, u64 entry, u32 vector, u32 error) {
     idt_set(0x20, entry);
     request();
     reset_run(ring);
-    in.eflags |= F_IOPL;
+    in.eflags = (in.eflags & ~(u32)F_IF) | F_IOPL;
     EQ(run(ring, wait_irq), vector);
     EQ(trap.error, error | (is_tcg() ? 0 : 1));
     EQ(trap.eip, waited);
