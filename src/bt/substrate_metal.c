@@ -85,10 +85,11 @@ static bool translated_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
 
 /* ---- Direct execution ---- */
 
-/* Flags an application can change itself, and finds as it left them. */
+/* Flags an application can change itself, and finds as it left them. TF is set only from within:
+ * one that the guest's kernel sets keeps the program out of direct execution. */
 #define CPUID_SEP BIT(11)
 #define WINDOW_END BIT64(32)
-#define DIRECT_FLAGS (F_ARITH | F_DF | F_NT | F_AC | F_ID)
+#define DIRECT_FLAGS (F_ARITH | F_TF | F_DF | F_NT | F_AC | F_ID)
 
 /* An application that runs untranslated may read the TSC only while the guest's is the machine's.
  * In translated code RDTSC then traps, too. */
@@ -203,7 +204,6 @@ static bool direct_int(struct bt *bt, struct metal_frame *f) {
     cpu->eip = next - (short_form ? 1 : 2);
     if (short_form) /* INT3 and INTO do not look at IOPL and the like: left to the emulator */
         return direct_leave(bt, f, BT_EXIT_EMULATE);
-    cpu->eflags |= (u32)f->rflags & F_TF; /* set by the POPF before: INT n goes first */
     return direct_continue(bt, f, bt_direct_int(cpu, (u32)f->vector, next));
 }
 
@@ -211,6 +211,8 @@ static bool direct_int(struct bt *bt, struct metal_frame *f) {
  * own SYSENTER_CS is null: SDM volume 2, "SYSENTER". */
 static bool direct_refused(struct bt *bt, struct metal_frame *f) {
     struct cpu *cpu = bt->cpu;
+    if (cpu->eflags & F_TF) /* the step that follows it is the emulator's */
+        return direct_leave(bt, f, BT_EXIT_EMULATE);
     const u8 *code = code_bytes(cpu, cpu->eip, 2);
     if (code && code[0] == 0x0f && code[1] == 0x34 && (cpu->model->f1_edx & CPUID_SEP))
         return direct_continue(bt, f, bt_callout_table[CO_SYSENTER](cpu, cpu->eip));
@@ -239,8 +241,6 @@ static bool direct_debug(struct bt *bt, struct metal_frame *f) {
         return direct_leave(bt, f, BT_EXIT_EMULATE);
     }
     bt->cpu->dr[6] |= BIT(14);
-    bt->cpu->eflags |= F_TF;
-    hot_load_flags(bt->cpu);
     return direct_fault(bt, f, VEC_DB);
 }
 

@@ -468,6 +468,10 @@ static enum mon_exit compare(struct vm *vm, const struct bt_unit_info *unit, enu
     const char *what = compare_cpu(&want->cpu, vm->cpu, want->undefined_flags, l->told_pending);
     if (what && want->rep && why != MON_EXIT_UNIT_END)
         return why; /* handed over in the middle of a REP */
+    /* The host's own #XM has set MXCSR's flags, as the guest's is about to. */
+    if (what && why == MON_EXIT_EMULATE && l->faulted && l->fault.cpu.eip == vm->cpu->eip &&
+        !compare_cpu(&l->fault.cpu, vm->cpu, want->undefined_flags, l->told_pending))
+        what = NULL;
     if (what)
         return report(vm, unit, want, what);
     if (why == MON_EXIT_FAULT) {

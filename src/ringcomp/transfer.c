@@ -32,14 +32,15 @@ static bool check_direct_code(struct cpu *cpu, u16 selector, const struct rc_des
 }
 
 /* A gate or TSS may be used when its DPL is at least both CPL and RPL. */
-static bool check_system_access(struct cpu *cpu, u16 selector, const struct rc_desc *d) {
-    u32 attr = rc_desc_attr(d);
-    unsigned dpl = rc_attr_dpl(attr);
-    if (dpl < cpu->cpl || dpl < (selector & 3u))
-        return rc_fault_selector(cpu, VEC_GP, selector, 0);
-    if (!(attr & ATTR_P))
-        return rc_fault_selector(cpu, VEC_NP, selector, 0);
-    return true;
+static bool check_system_dpl(struct cpu *cpu, u16 selector, const struct rc_desc *d) {
+    unsigned dpl = rc_attr_dpl(rc_desc_attr(d));
+    return (dpl >= cpu->cpl && dpl >= (selector & 3u)) ||
+           rc_fault_selector(cpu, VEC_GP, selector, 0);
+}
+static bool check_gate_access(struct cpu *cpu, u16 selector, const struct rc_desc *d) {
+    if (!check_system_dpl(cpu, selector, d))
+        return false;
+    return (rc_desc_attr(d) & ATTR_P) || rc_fault_selector(cpu, VEC_NP, selector, 0);
 }
 
 /* The target code segment of a call gate: SDM volume 3, section 5.8.4 "Accessing a Code Segment
@@ -66,10 +67,11 @@ static bool check_gate_target(struct cpu *cpu, const struct rc_desc *gate, bool 
 /* Jumps and calls to a TSS or task gate: SDM volume 3, section 7.3 "Task Switching". */
 static bool transfer_to_task(struct cpu *cpu, u16 selector, const struct rc_desc *d,
                              enum rc_task_cause cause, u32 next_eip) {
-    if (!check_system_access(cpu, selector, d))
+    bool through_gate = (rc_desc_attr(d) & ATTR_TYPE) == SYS_TASK_GATE;
+    /* Of a TSS the switch itself asks first whether it is busy, then whether it is present. */
+    if (!(through_gate ? check_gate_access : check_system_dpl)(cpu, selector, d))
         return false;
-    u32 type = rc_desc_attr(d) & ATTR_TYPE;
-    u16 tss = type == SYS_TASK_GATE ? rc_gate_selector(d) : selector;
+    u16 tss = through_gate ? rc_gate_selector(d) : selector;
     return rc_task_switch_ext(cpu, tss, cause, next_eip, false, 0, 0);
 }
 
@@ -107,7 +109,7 @@ bool rc_far_jump(struct cpu *cpu, u16 selector, u32 offset, unsigned op_bytes, u
         return transfer_to_task(cpu, selector, &d, RC_TASK_JUMP, next_eip);
     if ((attr & ATTR_S) || (type != SYS_CALL16 && type != SYS_CALL32))
         return rc_fault_selector(cpu, VEC_GP, selector, 0);
-    if (!check_system_access(cpu, selector, &d) || !check_gate_target(cpu, &d, false, &code))
+    if (!check_gate_access(cpu, selector, &d) || !check_gate_target(cpu, &d, false, &code))
         return false;
     rc_commit_cs(cpu, rc_gate_selector(&d), &code, cpu->cpl);
     cpu->eip = rc_gate_offset(&d);
@@ -158,7 +160,7 @@ static bool call_inner(struct cpu *cpu, const struct rc_desc *gate, const struct
 
 static bool call_gate(struct cpu *cpu, u16 selector, const struct rc_desc *gate, u32 next_eip) {
     struct rc_desc code;
-    if (!check_system_access(cpu, selector, gate) || !check_gate_target(cpu, gate, true, &code))
+    if (!check_gate_access(cpu, selector, gate) || !check_gate_target(cpu, gate, true, &code))
         return false;
     u32 attr = rc_desc_attr(&code);
     if (!(attr & ATTR_C) && rc_attr_dpl(attr) < cpu->cpl)

@@ -4,7 +4,10 @@
  * 65,536 of them, INT n for every n, SYSCALL, SYSENTER and what belongs to them, the memory of
  * every 4 MiB, and accesses that a segment's base carries across 4 GiB. Expected: what a 32-bit CPU
  * does with the guest's own tables, and nothing else: a selector, a gate or a page of whoever runs
- * this guest must not show. ROUNDS: 1 SECONDS: 60
+ * this guest must not show.
+ *
+ * ROUNDS: 1
+ * SECONDS: 60
  */
 #include "guest.h"
 
