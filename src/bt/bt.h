@@ -169,7 +169,8 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(invlpg, "INVLPG")                                                                            \
     X(budget, "-icount budgets used up")                                                           \
     X(access, "adapted memory accesses")                                                           \
-    X(string, "adapted string instructions")
+    X(string, "adapted string instructions")                                                       \
+    X(ac, "STAC and CLAC")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -155,6 +155,8 @@ static inline bool mmu_user_window_pending(const struct cpu *cpu);
 /* The same for either privilege. Ring 0 needs it only where one page table serves both rings and
  * the guest has set CR4.SMAP: user pages are then out of reach while ring 0 runs. */
 bool mmu_window_pending(const struct cpu *cpu, bool user);
+/* True where that is so: then mmu_window_base, too, is due at every change of ring. */
+bool mmu_window_by_ring(const struct cpu *cpu);
 /* True when a host address lies in any window or its guards; *lin gets the linear address. */
 bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin);
 /* True when both privileges run on one page table (metal), so that ring 0 reaches an application's

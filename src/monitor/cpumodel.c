@@ -11,7 +11,7 @@
 
 #include <cpuid.h>
 
-enum feature_word { W_1_EDX, W_1_ECX, W_X1_EDX, W_X1_ECX, W_COUNT };
+enum feature_word { W_1_EDX, W_1_ECX, W_X1_EDX, W_X1_ECX, W_7_EBX, W_COUNT };
 
 /* host: the instruction runs on the host, so the host must have it too. */
 struct feature {
@@ -52,6 +52,8 @@ static const struct feature features[] = {
     {"popcnt", W_1_ECX, 23, true},
     {"hypervisor", W_1_ECX, 31, false},
     {"nx", W_X1_EDX, 20, false},
+    {"smep", W_7_EBX, 7, false},
+    {"smap", W_7_EBX, 20, false},
 };
 
 /* Feature sets, as CPUID words. */
@@ -63,6 +65,8 @@ static const struct feature features[] = {
 #define ECX_CORE2 (BIT(0) | BIT(9))
 #define ECX_ALL (ECX_CORE2 | BIT(19) | BIT(20) | BIT(21) | BIT(22) | BIT(23) | BIT(24) | BIT(31))
 #define X1_NX BIT(20)
+#define EBX7_SMEP BIT(7)
+#define EBX7_SMAP BIT(20)
 #define F1_EDX_APIC BIT(9)
 
 struct model {
@@ -74,10 +78,16 @@ struct model {
 };
 static const struct model models[] = {
     {"default",
-     "Ringfold's CPU: all that is implemented (also: base, host, max, qemu32)",
+     "Ringfold's CPU: what runs best (also: base, host, qemu32)",
      0x106ca,
      0x16,
      {EDX_SSE2, ECX_ALL, X1_NX, 0},
+     "Ringfold virtual CPU"},
+    {"max",
+     "The same with all that is implemented",
+     0x106ca,
+     0x16,
+     {EDX_SSE2, ECX_ALL, X1_NX, 0, EBX7_SMEP | EBX7_SMAP},
      "Ringfold virtual CPU"},
     {"486", "Intel 486 DX", 0x480, 1, {EDX_486, 0, 0, 0}, NULL},
     {"pentium", "Intel Pentium", 0x543, 1, {EDX_P5, 0, 0, 0}, NULL},
@@ -90,8 +100,8 @@ static const struct model models[] = {
      "Intel(R) Core(TM)2 Duo CPU"},
 };
 static const char *const aliases[][2] = {
-    {"base", "default"},   {"host", "default"},  {"max", "default"},    {"qemu32", "default"},
-    {"qemu64", "default"}, {"kvm32", "default"}, {"core2duo", "core2"}, {"n270", "default"},
+    {"base", "default"},  {"host", "default"},   {"qemu32", "default"}, {"qemu64", "default"},
+    {"kvm32", "default"}, {"core2duo", "core2"}, {"n270", "default"},
 };
 
 static const struct model *find_model(const char *name, size_t chars) {
@@ -197,6 +207,8 @@ static void fill_leaves(struct cpu_model *m, const struct model *row) {
         add_caches(m);
     if (row->max_basic >= 6 && (m->f1_edx & F1_EDX_APIC))
         add_values(m, 6, 0, BIT(2), 0, 0, 0); /* ARAT: the APIC timer runs in every C-state */
+    if (m->f7_ebx)
+        add_values(m, 7, 0, 0, m->f7_ebx, 0, 0);
     if (row->max_basic >= 0x16 && (m->f1_edx & BIT(4)))
         add_tsc(m);
     if (row->brand) {
@@ -226,11 +238,13 @@ static u32 allowed_cr4(const struct cpu_model *m) {
     cr4 |= (m->f1_edx & BIT(25)) ? CR4_OSXMMEXCPT : 0;
     if (m->f1_edx & BIT(5))
         cr4 |= CR4_PCE;
+    cr4 |= (m->f7_ebx & EBX7_SMEP) ? CR4_SMEP : 0;
+    cr4 |= (m->f7_ebx & EBX7_SMAP) ? CR4_SMAP : 0;
     return cr4;
 }
 
 /* A feature cannot be had without what it builds on. */
-static void drop_dependents(u32 word[W_COUNT]) {
+static void drop_dependents(u32 word[W_COUNT], u32 max_basic) {
     if (!(word[W_1_EDX] & BIT(0)))
         word[W_1_EDX] &= ~(BIT(23) | BIT(24));
     if (!(word[W_1_EDX] & BIT(24)))
@@ -245,6 +259,8 @@ static void drop_dependents(u32 word[W_COUNT]) {
         word[W_1_ECX] &= ~(BIT(21) | BIT(24));
     if (!(word[W_1_EDX] & BIT(4)))
         word[W_1_ECX] &= ~BIT(24);
+    if (max_basic < 7)
+        word[W_7_EBX] = 0;
 }
 
 /* One item of the list after the model's name: +feat, -feat, feat, feat=on|off. */
@@ -267,7 +283,7 @@ static bool apply_item(const char *item, size_t chars, const struct mon_host_cpu
             return true;
         return mon_fail(err, "-cpu: the feature '%.*s' is not available", (int)name_chars, name);
     }
-    const u32 host_words[W_COUNT] = {host->f1_edx, host->f1_ecx, 0, 0};
+    const u32 host_words[W_COUNT] = {host->f1_edx, host->f1_ecx, 0, 0, 0};
     if (add && f->host && !(host_words[f->word] & BIT(f->bit)))
         return mon_fail(err, "-cpu: this host does not have '%s'", f->name);
     if (add)
@@ -300,12 +316,13 @@ bool mon_cpu_model(const char *spec, const struct mon_host_cpu *host, u64 tsc_hz
             return false;
         p += n;
     }
-    drop_dependents(word);
+    drop_dependents(word, row->max_basic);
     memset(out, 0, sizeof *out);
     out->f1_edx = word[W_1_EDX];
     out->f1_ecx = word[W_1_ECX];
     out->x1_edx = word[W_X1_EDX];
     out->x1_ecx = word[W_X1_ECX];
+    out->f7_ebx = word[W_7_EBX];
     out->has_nx = out->x1_edx & X1_NX;
     out->tsc_hz = tsc_hz;
     out->crystal_hz = crystal_hz(tsc_hz);
@@ -318,6 +335,7 @@ bool mon_cpu_has(const struct cpu_model *model, const char *feature) {
     const struct feature *f = find_feature(feature, strlen(feature));
     if (!f)
         return false;
-    const u32 word[W_COUNT] = {model->f1_edx, model->f1_ecx, model->x1_edx, model->x1_ecx};
+    const u32 word[W_COUNT] = {model->f1_edx, model->f1_ecx, model->x1_edx, model->x1_ecx,
+                               model->f7_ebx};
     return word[f->word] & BIT(f->bit);
 }

@@ -106,6 +106,19 @@ static void features_can_be_added(void **state) {
     assert_false(build("default,sse=perhaps"));
 }
 
+static void smep_and_smap_come_with_their_cr4_bits(void **state) {
+    (void)state;
+    assert_true(build("default"));
+    assert_false(m.cr4_allowed & (CR4_SMEP | CR4_SMAP));
+    assert_true(build("max"));
+    assert_true(mon_cpu_has(&m, "smep") && mon_cpu_has(&m, "smap"));
+    assert_int_equal(m.cr4_allowed & (CR4_SMEP | CR4_SMAP), CR4_SMEP | CR4_SMAP);
+    assert_true(build("default,+smap"));
+    assert_int_equal(m.cr4_allowed & (CR4_SMEP | CR4_SMAP), CR4_SMAP);
+    assert_true(build("pentium3,+smap")); /* it has no leaf 7 to announce it in */
+    assert_false(m.cr4_allowed & CR4_SMAP);
+}
+
 static void the_host_limits_what_it_must_execute(void **state) {
     (void)state;
     struct mon_host_cpu old = full_host;
@@ -136,6 +149,7 @@ int main(void) {
         cmocka_unit_test(the_apic_can_be_removed),
         cmocka_unit_test(the_crystal_is_the_apic_timers_clock),
         cmocka_unit_test(features_can_be_added),
+        cmocka_unit_test(smep_and_smap_come_with_their_cr4_bits),
         cmocka_unit_test(the_host_limits_what_it_must_execute),
         cmocka_unit_test(models_and_aliases),
     };
