@@ -32,6 +32,7 @@ static const struct feature features[] = {
     {"pge", W_1_EDX, 13, false},
     {"cmov", W_1_EDX, 15, true},
     {"pat", W_1_EDX, 16, false},
+    {"pse36", W_1_EDX, 17, false},
     {"clflush", W_1_EDX, 19, true},
     {"mmx", W_1_EDX, 23, true},
     {"fxsr", W_1_EDX, 24, true},
@@ -62,6 +63,7 @@ static const struct feature features[] = {
 #define EDX_PPRO (EDX_P5 | BIT(6) | BIT(11) | BIT(12) | BIT(13) | BIT(15) | BIT(16))
 #define EDX_P3 (EDX_PPRO | BIT(23) | BIT(24) | BIT(25))
 #define EDX_SSE2 (EDX_P3 | BIT(19) | BIT(26))
+#define EDX_PSE36 BIT(17)
 #define ECX_CORE2 (BIT(0) | BIT(9))
 #define ECX_ALL (ECX_CORE2 | BIT(19) | BIT(20) | BIT(21) | BIT(22) | BIT(23) | BIT(24) | BIT(31))
 #define X1_NX BIT(20)
@@ -87,7 +89,7 @@ static const struct model models[] = {
      "The same with all that is implemented",
      0x106ca,
      0x16,
-     {EDX_SSE2, ECX_ALL, X1_NX, 0, EBX7_SMEP | EBX7_SMAP},
+     {EDX_SSE2 | EDX_PSE36, ECX_ALL, X1_NX, 0, EBX7_SMEP | EBX7_SMAP},
      "Ringfold virtual CPU"},
     {"486", "Intel 486 DX", 0x480, 1, {EDX_486, 0, 0, 0}, NULL},
     {"pentium", "Intel Pentium", 0x543, 1, {EDX_P5, 0, 0, 0}, NULL},
@@ -253,6 +255,8 @@ static void drop_dependents(u32 word[W_COUNT], u32 max_basic) {
         word[W_1_EDX] &= ~BIT(26);
     if (!(word[W_1_EDX] & BIT(26)))
         word[W_1_ECX] &= ~(BIT(0) | BIT(9) | BIT(19) | BIT(20));
+    if (!(word[W_1_EDX] & BIT(3)))
+        word[W_1_EDX] &= ~EDX_PSE36;
     if (!(word[W_1_EDX] & BIT(6)))
         word[W_X1_EDX] &= ~BIT(20);
     if (!(word[W_1_EDX] & F1_EDX_APIC))
