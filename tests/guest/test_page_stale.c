@@ -81,6 +81,34 @@ static void without_a_flush(u32 ring) {
     trap_hook = NULL;
 }
 
+/* A global translation may outlive the directory that it came from, until CR4.PGE changes or INVLPG
+ * names it. */
+static u32 other_directory[1024] __attribute__((aligned(4096)));
+static void global_pages(u32 ring) {
+    write_cr4(read_cr4() | CR4_PGE);
+    memcpy(other_directory, page_directory, sizeof other_directory);
+    other_directory[AREA >> 22] = 0;
+    for (u32 i = 0; i < 6; i++) {
+        map(AREA, PAGE(5), ALL | PT_G);
+        EQ(go(ring, load, AREA, 0), V_DONE);
+        write_cr3((u32)other_directory);
+        u32 vector = go(ring, load, AREA, 0);
+        CHECK(vector == V_DONE ? trap.eax == 105 : vector == V_PF && (trap.error & ~4u) == 0);
+        if (i & 1) {
+            invlpg(AREA);
+        } else {
+            write_cr4(read_cr4() & ~CR4_PGE);
+            write_cr4(read_cr4() | CR4_PGE);
+        }
+        EQ(go(ring, load, AREA, 0), V_PF);
+        EQ(trap.error, ring ? 4 : 0);
+        write_cr3((u32)page_directory);
+        EQ(go(ring, load, AREA, 0), V_DONE);
+        EQ(trap.eax, 105);
+    }
+    write_cr4(read_cr4() & ~CR4_PGE);
+}
+
 void test(void) {
     paging_prepare();
     pte(AREA);
@@ -89,6 +117,6 @@ void test(void) {
     for (u32 i = 0; i < 8; i++)
         *(u32 *)PAGE(i) = 100 + i;
     for (u32 ring = 0; ring <= 3; ring += 3)
-        without_a_flush(ring);
+        without_a_flush(ring), global_pages(ring);
     paging_off();
 }
