@@ -37,9 +37,9 @@ void mmu_ram_clear(struct mmu *mmu);
 /* Guest physical addresses [A0000h, C0000h) are MMIO; all other addresses below ram_bytes are RAM;
  * everything above is MMIO, but for the ROM. */
 static inline bool mmu_gpa_is_ram(const struct mmu *mmu, u64 gpa);
-/* Puts an image, a multiple of 4 KiB, right below 4 GiB: reads and fetches find it, writes are
- * lost. It is not RAM: translated code hands accesses to it over. The image stays the caller's;
- * NULL takes it out. */
+/* Puts an image, a multiple of 4 KiB and aligned to 8 bytes, right below 4 GiB: reads and fetches
+ * find it, writes are lost. It is not RAM: translated code hands accesses to it over. The image
+ * stays the caller's; NULL takes it out. */
 void mmu_set_rom(struct mmu *mmu, const u8 *image, u32 bytes);
 /* Makes whole pages of RAM read-only, as shadowed firmware is, or RAM like any other again: writes
  * by guest code are lost, physical ones are refused. */

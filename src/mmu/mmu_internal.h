@@ -50,6 +50,7 @@ struct mmu {
     u64 stat_hidden_faults, stat_true_faults, stat_emulate_faults, stat_fills, stat_pages_filled,
         stat_cr3_loads, stat_revalidated_regions, stat_dropped_pages, stat_window_evictions,
         stat_invlpg, stat_host_maps;
+    _Alignas(8) u8 nothing[PAGE_BYTES]; /* all ones: what a table shows where nothing is */
 };
 
 /* What a page of RAM is besides RAM. Either way no window maps it writable. */

@@ -47,11 +47,10 @@ static u64 pae_reserved(const struct cpu *cpu) {
 }
 
 const u8 *mmu_table_at(const struct mmu *mmu, u64 gpa) {
-    static const u8 nothing[PAGE_BYTES] = {[0 ... PAGE_BYTES - 1] = 0xff};
     if (likely(mmu_gpa_is_ram(mmu, gpa)))
         return mmu->ram + gpa;
     const u8 *rom = mmu_rom_at(mmu, gpa);
-    return rom ? rom : nothing + (gpa & PAGE_OFFSET_MASK);
+    return rom ? rom : mmu->nothing + (gpa & PAGE_OFFSET_MASK);
 }
 
 /* Reads an entry into the walk; false when it is not present. */

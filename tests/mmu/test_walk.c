@@ -68,7 +68,7 @@ static void tables_where_nothing_is_read_as_ones(void **state) {
 
 static void tables_in_rom_are_walked_and_keep_their_a_and_d(void **state) {
     (void)state;
-    static u8 image[2 * PAGE_BYTES];
+    static _Alignas(8) u8 image[2 * PAGE_BYTES];
     u32 directory = 0xffffe000, table = 0xfffff000;
     store32(image + (LIN >> 22) * 4, table | PTE_P | PTE_W | PTE_U);
     store32(image + PAGE_BYTES + (LIN >> 12 & 1023) * 4, FRAME | PTE_P | PTE_W | PTE_U);

@@ -19,7 +19,7 @@
 static struct fixture *f;
 static struct cpu_model model;
 static u8 copy[RAM_BYTES]; /* the model's memory */
-static u8 rom[2 * PAGE_BYTES];
+static _Alignas(8) u8 rom[2 * PAGE_BYTES];
 static u64 pointers[4]; /* the model's cached PDPTEs */
 
 static u64 rng_state = 88172645463325252ull;

@@ -218,7 +218,7 @@ static void smap_keeps_user_pages_out_of_the_kernel_window(void **state) {
 
 static void tables_in_rom_fill_windows_and_two_directories_there_are_told_apart(void **state) {
     (void)state;
-    static u8 image[4 * PAGE_BYTES];
+    static _Alignas(8) u8 image[4 * PAGE_BYTES];
     u32 rom = 0xffffc000, at = (LIN >> 12 & 1023) * 4;
     for (u32 i = 0; i < 2; i++) {
         store32(image + i * 0x2000 + (LIN >> 22) * 4, (rom + i * 0x2000 + 0x1000) | RWU | PTE_A);
