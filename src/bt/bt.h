@@ -234,7 +234,8 @@ void bt_observe(struct bt *bt, bt_observer *observer, void *opaque);
     X(invlpg, "INVLPG")                                                                            \
     X(budget, "-icount budgets used up")                                                           \
     X(access, "adapted memory accesses")                                                           \
-    X(string, "adapted string instructions")
+    X(string, "adapted string instructions")                                                       \
+    X(ac, "STAC and CLAC")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -77,7 +77,9 @@ struct bt_hot {
             volatile u32 kick;
             volatile bool safepoint_armed;
             bool interrupt_pending;
-            u16 pad_attention;
+            bool
+                window_by_ring; /* every change of ring selects a window: guest's SMAP, one table */
+            u8 pad_attention;
         };
         volatile u64 attention; /* 0: none of them */
     };
@@ -400,6 +402,7 @@ static inline struct host_mem hot_mem(u32 offset) {
     X(SYSEXIT, "callout")                                                                          \
     X(RDTSC, "host TSC plus a delta inline")                                                       \
     X(INVLPG, "callout")                                                                           \
+    X(AC, "callout")                                                                               \
     X(TRAP, "left in place, privileged, to trap and be emulated")
 
 enum bt_class {
@@ -411,7 +414,7 @@ enum bt_class {
 /* Privilege rule of a mnemonic. */
 enum bt_privilege {
     PRIV_NONE,     /* runs at any CPL */
-    PRIV_CPL0,     /* #GP unless CPL 0 */
+    PRIV_CPL0,     /* #GP, of STAC and CLAC #UD, unless CPL 0 */
     PRIV_IOPL,     /* IOPL-sensitive */
     PRIV_SENSITIVE /* reads or changes privileged state without trapping */
 };
@@ -433,6 +436,7 @@ enum bt_feature {
     BT_FEATURE_SSE42,
     BT_FEATURE_MOVBE,
     BT_FEATURE_POPCNT,
+    BT_FEATURE_SMAP,
     BT_FEATURE_COUNT
 };
 struct bt_class_row {

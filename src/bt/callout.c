@@ -277,6 +277,16 @@ static u64 dispatch_translated(struct cpu *cpu, bool data_changed) {
     return ((u64 *)hot->view_table)[cpu->eip & (VIEW_ENTRIES - 1)];
 }
 
+/* One page table for both rings: makes it the one of the ring that runs next. A light matter there;
+ * should it fail, it is pending still. */
+static void select_shared_window(struct bt *bt) {
+    struct cpu *cpu = bt->cpu;
+    if (cpu->cpl == 3 && mmu_user_window_pending(cpu))
+        bt_sync_view(bt, true);
+    else if (cpu->cpl == 0 && mmu_window_pending(cpu, false))
+        mmu_window_base(cpu, false);
+}
+
 /* Continue at cpu->eip after the ring, flags or segments changed. */
 static u64 dispatch(struct cpu *cpu) {
     struct bt_hot *hot = bt_hot(cpu);
@@ -289,8 +299,8 @@ static u64 dispatch(struct cpu *cpu) {
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
     if (hot->interrupt_pending && (cpu->eflags & F_IF))
         return leave(cpu, cpu->eip, BT_EXIT_KICK);
-    if (cpu->cpl == 3 && mmu_windows_shared(cpu) && mmu_user_window_pending(cpu))
-        bt_sync_view(bt, true); /* a light matter there; should it fail, it is pending still */
+    if (mmu_windows_shared(cpu))
+        select_shared_window(bt);
     if (cpu->cpl == 3 && bt->config.direct && !mmu_user_window_pending(cpu) &&
         substrate_direct_ready(bt))
         return BT_DIRECT;
@@ -492,6 +502,15 @@ static u64 co_invlpg(struct cpu *cpu, u32 eip) {
     return 0;
 }
 
+/* Not by hot_store_flags: AC alone is looked at outside, by the rights check under SMAP. */
+static u64 co_ac(struct cpu *cpu, u32 eip) {
+    (void)eip;
+    struct bt_hot *hot = bt_hot(cpu);
+    hot->flag_rest = (hot->flag_rest & ~(u32)F_AC) | hot->arg0;
+    cpu->eflags = (cpu->eflags & ~(u32)F_AC) | hot->arg0;
+    return 0;
+}
+
 /* ---- changes of ring ---- */
 
 /* Finishes a transfer that either moved the CPU or left a fault at cpu->eip. */
@@ -572,5 +591,5 @@ u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {
     [CO_LOAD_GS] = co_load_gs,       [CO_INT] = co_int,         [CO_IRET] = co_iret,
     [CO_SYSENTER] = co_sysenter,     [CO_SYSEXIT] = co_sysexit, [CO_POPF] = co_popf,
     [CO_BUDGET] = co_budget,         [CO_ACCESS] = co_access,   [CO_STRING] = co_string,
-    [CO_INVLPG] = co_invlpg,
+    [CO_INVLPG] = co_invlpg,         [CO_AC] = co_ac,
 };

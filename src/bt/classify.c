@@ -208,6 +208,8 @@ static const struct bt_class_row rows[] = {
     ROW(LMSW, EMULATE, CPL0, 0, 0, "LMSW"),
     ROW(CLTS, EMULATE, CPL0, 0, 0, "CLTS"),
     ROW(INVLPG, INVLPG, CPL0, 0, 0, "INVLPG"),
+    NEEDS(SMAP, STAC, AC, CPL0, 0, 0, "STAC"),
+    NEEDS(SMAP, CLAC, AC, CPL0, 0, 0, "CLAC"),
     ROW(INVD, EMULATE, CPL0, 0, 0, "INVD"),
     ROW(WBINVD, EMULATE, CPL0, 0, 0, "WBINVD"),
     ROW(RDMSR, EMULATE, CPL0, 0, 0, "RDMSR"),
@@ -616,7 +618,8 @@ static bool means_something_else(const struct cpu_model *model, const struct ins
     return hint && cpu_model_family(model) < 6;
 }
 
-/* Where CPUID announces each feature: word 0 is leaf 1 EDX, word 1 leaf 1 ECX. */
+/* Where CPUID announces each feature: word 0 is leaf 1 EDX, word 1 leaf 1 ECX, word 2 leaf 7 EBX.
+ */
 bool bt_announced(const struct cpu_model *model, const struct insn *in) {
     static const struct {
         u8 word, bit;
@@ -626,6 +629,7 @@ bool bt_announced(const struct cpu_model *model, const struct insn *in) {
         [BT_FEATURE_SSE] = {0, 25},   [BT_FEATURE_SSE2] = {0, 26},   [BT_FEATURE_SSSE3] = {1, 9},
         [BT_FEATURE_SSE3] = {1, 0},   [BT_FEATURE_SSE41] = {1, 19},  [BT_FEATURE_SSE42] = {1, 20},
         [BT_FEATURE_MOVBE] = {1, 22}, [BT_FEATURE_POPCNT] = {1, 23},
+        [BT_FEATURE_SMAP] = {2, 20},
     };
     u8 feature = bt_classify(in->mnemonic)->feature;
     if (model && means_something_else(model, in))
@@ -639,8 +643,8 @@ bool bt_announced(const struct cpu_model *model, const struct insn *in) {
         feature = BT_FEATURE_SSE2;
     if (feature == BT_FEATURE_NONE || !model)
         return true;
-    u32 word = place[feature].word ? model->f1_ecx : model->f1_edx;
-    return (word >> place[feature].bit) & 1;
+    const u32 words[] = {model->f1_edx, model->f1_ecx, model->f7_ebx};
+    return (words[place[feature].word] >> place[feature].bit) & 1;
 }
 
 /* Forms whose memory operand cannot be lowered in place. */
@@ -709,6 +713,7 @@ enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok) {
     case BT_CLASS_CLI:
     case BT_CLASS_STI:
     case BT_CLASS_SYSEXIT:
+    case BT_CLASS_AC:
         if (cpl != 0)
             return BT_CLASS_EMULATE;
         break;

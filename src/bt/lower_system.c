@@ -177,6 +177,12 @@ static void lower_invlpg(struct translation *t, const struct bt_tinsn *ti) {
     lower_callout(t, CO_INVLPG, ti->eip, true);
 }
 
+static void lower_ac(struct translation *t, const struct bt_tinsn *ti) {
+    u32 ac = ti->in.mnemonic == ZYDIS_MNEMONIC_STAC ? F_AC : 0;
+    emit_store_imm32(&t->e, hot_mem(HOT_ARG0), ac);
+    lower_callout(t, CO_AC, ti->eip, true);
+}
+
 static void lower_leaving(struct translation *t, unsigned callout, u32 eip) {
     emit_store_imm32(&t->e, hot_mem(HOT_ARG1), t->next_eip);
     lower_callout(t, callout, eip, false);
@@ -215,6 +221,9 @@ void bt_lower_system(struct translation *t, const struct bt_tinsn *ti) {
         break;
     case BT_CLASS_INVLPG:
         lower_invlpg(t, ti);
+        break;
+    case BT_CLASS_AC:
+        lower_ac(t, ti);
         break;
     default:
         lower_rdtsc(t, ti);

@@ -346,6 +346,7 @@ static void load_hot(struct bt *bt) {
     hot->cr3 = cpu->cr3;
     hot->cr4 = cpu->cr4;
     hot->tsc_delta = cpu->tsc_offset - hot->tsc_base;
+    hot->window_by_ring = mmu_window_by_ring(cpu);
 }
 
 static u32 enter_at(struct bt *bt, const void *code) {

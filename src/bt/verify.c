@@ -204,6 +204,7 @@ static bool callout_returns(u32 callout) {
     case CO_ACCESS:
     case CO_STRING:
     case CO_INVLPG:
+    case CO_AC:
         return true;
     default:
         return false;

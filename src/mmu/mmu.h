@@ -37,9 +37,9 @@ void mmu_ram_clear(struct mmu *mmu);
 /* Guest physical addresses [A0000h, C0000h) are MMIO; all other addresses below ram_bytes are RAM;
  * everything above is MMIO, but for the ROM. */
 static inline bool mmu_gpa_is_ram(const struct mmu *mmu, u64 gpa);
-/* Puts an image, a multiple of 4 KiB, right below 4 GiB: reads and fetches find it, writes are
- * lost. It is not RAM: translated code hands accesses to it over. The image stays the caller's;
- * NULL takes it out. */
+/* Puts an image, a multiple of 4 KiB and aligned to 8 bytes, right below 4 GiB: reads and fetches
+ * find it, writes are lost. It is not RAM: translated code hands accesses to it over. The image
+ * stays the caller's; NULL takes it out. */
 void mmu_set_rom(struct mmu *mmu, const u8 *image, u32 bytes);
 /* Makes whole pages of RAM read-only, as shadowed firmware is, or RAM like any other again: writes
  * by guest code are lost, physical ones are refused. */
@@ -155,6 +155,8 @@ static inline bool mmu_user_window_pending(const struct cpu *cpu);
 /* The same for either privilege. Ring 0 needs it only where one page table serves both rings and
  * the guest has set CR4.SMAP: user pages are then out of reach while ring 0 runs. */
 bool mmu_window_pending(const struct cpu *cpu, bool user);
+/* True where that is so: then mmu_window_base, too, is due at every change of ring. */
+bool mmu_window_by_ring(const struct cpu *cpu);
 /* True when a host address lies in any window or its guards; *lin gets the linear address. */
 bool mmu_window_contains(struct cpu *cpu, u64 host, bool user, struct glin *lin);
 /* True when both privileges run on one page table (metal), so that ring 0 reaches an application's

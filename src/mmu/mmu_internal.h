@@ -40,7 +40,8 @@ struct mmu {
     struct softtlb_entry tlb[2][SOFTTLB_ENTRIES]; /* [user] */
     u64 tlb_large[2][SOFTTLB_ENTRIES / 64];       /* entries made from large pages */
     u64 tlb_used[2][SOFTTLB_ENTRIES / 64];        /* entries made since the last flush */
-    u8 phys_bits;                /* guest's MAXPHYADDR; 0: ask the CPU model again */
+    u8 phys_bits; /* guest's MAXPHYADDR; 0: ask the CPU model again for it and what follows */
+    bool has_pat, has_pse36;
     struct mmu_journal *journal; /* NULL when not recording */
     struct mmu_windows *windows; /* NULL when only interp runs */
     bool user_window_settled;    /* not pending when last looked at, and nothing it goes by has
@@ -49,6 +50,7 @@ struct mmu {
     u64 stat_hidden_faults, stat_true_faults, stat_emulate_faults, stat_fills, stat_pages_filled,
         stat_cr3_loads, stat_revalidated_regions, stat_dropped_pages, stat_window_evictions,
         stat_invlpg, stat_host_maps;
+    _Alignas(8) u8 nothing[PAGE_BYTES]; /* all ones: what a table shows where nothing is */
 };
 
 /* What a page of RAM is besides RAM. Either way no window maps it writable. */
@@ -77,9 +79,15 @@ enum {
     PTE_A = 1 << 5,
     PTE_D = 1 << 6,
     PTE_PS = 1 << 7,
-    PTE_G = 1 << 8
+    PTE_PAT = 1 << 7, /* of a PTE */
+    PTE_G = 1 << 8,
+    PDE_PAT = 1 << 12 /* of a large page */
 };
 #define PTE_NX BIT64(63)
+
+/* Where a walk reads the guest's tables, from gpa to the end of the page: RAM, ROM, or ones where
+ * neither is. */
+const u8 *mmu_table_at(const struct mmu *mmu, u64 gpa);
 
 /* One walk of the guest's tables (walk.c): the outcome and where its entries stand. */
 enum mmu_walk_status { MMU_WALK_OK, MMU_WALK_NOT_PRESENT, MMU_WALK_RESERVED };

@@ -29,6 +29,7 @@ struct mmu *mmu_create(u64 ram_bytes, struct mmu_error *err) {
     if (!memory_ram_create(&mmu->memory, ram_bytes))
         return fail(mmu, err, "no memory");
     mmu->ram = mmu->memory.flat;
+    memset(mmu->nothing, 0xff, sizeof mmu->nothing);
     return mmu;
 }
 

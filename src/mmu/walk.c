@@ -4,26 +4,40 @@
  *
  * One walk collects the entries; the rights check follows; only then are A and D set, with a
  * compare-exchange each, and a lost race (a device or another mapping wrote the entry) walks again.
- * Tables outside RAM read as not present.
+ * Tables may lie in ROM; where nothing is, entries read as ones, as on any PC.
+ * DEVIATION: so they do where a device's registers are.
  */
 #include "mmu/mmu.h"
 
-#define PSE36_BIT BIT(17) /* CPUID.01h:EDX */
-#define PAT_BIT BIT(16)
-/* The PAT bit of an entry that maps a page of 4 KiB, and of one that maps more. */
-#define PTE_PAT BIT(7)
-#define PTE_PAT_LARGE BIT(12)
+#define F1_EDX_PAE BIT(6)
+#define F1_EDX_PAT BIT(16)
+#define F1_EDX_PSE36 BIT(17)
 
-static unsigned phys_bits(const struct cpu *cpu) {
+/* What the CPU model says about the format of entries: SDM volume 3, section 4.1.4 "Enumeration of
+ * Paging Features by CPUID". */
+static void learn_format(const struct cpu *cpu) {
     struct mmu *mmu = cpu->mmu;
-    if (likely(mmu->phys_bits))
-        return mmu->phys_bits;
-    unsigned bits = 36;
-    for (unsigned i = 0; cpu->model && i < cpu->model->count; i++)
-        if (cpu->model->leaf[i].leaf == 0x80000008u)
-            bits = cpu->model->leaf[i].eax & 0xff;
+    const struct cpu_model *m = cpu->model;
+    unsigned bits = !m || (m->f1_edx & F1_EDX_PAE) ? 36 : 32;
+    for (unsigned i = 0; m && i < m->count; i++)
+        if (m->leaf[i].leaf == 0x80000008u)
+            bits = m->leaf[i].eax & 0xff;
+    mmu->has_pat = !m || (m->f1_edx & F1_EDX_PAT);
+    mmu->has_pse36 = !m || (m->f1_edx & F1_EDX_PSE36);
     mmu->phys_bits = (u8)MIN(MAX(bits, 32u), 52u);
-    return mmu->phys_bits;
+}
+
+static const struct mmu *format(const struct cpu *cpu) {
+    if (unlikely(!cpu->mmu->phys_bits))
+        learn_format(cpu);
+    return cpu->mmu;
+}
+static unsigned phys_bits(const struct cpu *cpu) {
+    return format(cpu)->phys_bits;
+}
+/* The PAT bit of a PTE or of a large page's PDE, where it is reserved. */
+static u64 reserved_pat(const struct cpu *cpu, u64 bit) {
+    return unlikely(!format(cpu)->has_pat) ? bit : 0;
 }
 
 /* Reserved bits of a PAE entry: above MAXPHYADDR, and NX unless enabled. */
@@ -32,21 +46,19 @@ static u64 pae_reserved(const struct cpu *cpu) {
     return cpu->efer & EFER_NXE ? reserved : reserved | PTE_NX;
 }
 
-/* `bit` where it is reserved, because the CPU has no PAT: SDM volume 3, section 4.3 "32-Bit
- * Paging".
- */
-static u64 pat_reserved(const struct cpu *cpu, u32 bit) {
-    return !cpu->model || (cpu->model->f1_edx & PAT_BIT) ? 0 : bit;
+const u8 *mmu_table_at(const struct mmu *mmu, u64 gpa) {
+    if (likely(mmu_gpa_is_ram(mmu, gpa)))
+        return mmu->ram + gpa;
+    const u8 *rom = mmu_rom_at(mmu, gpa);
+    return rom ? rom : mmu->nothing + (gpa & PAGE_OFFSET_MASK);
 }
 
-/* Reads an entry into the walk; false when it is outside RAM or not present. */
+/* Reads an entry into the walk; false when it is not present. */
 static bool read_entry(const struct cpu *cpu, struct mmu_walk *w, u64 gpa) {
-    const struct mmu *mmu = cpu->mmu;
     gpa = mmu_mask_a20(cpu, gpa);
-    if (!mmu_gpa_is_ram(mmu, gpa))
-        return false;
-    u64 entry = w->entry_bytes == 8 ? __atomic_load_n((u64 *)(mmu->ram + gpa), __ATOMIC_RELAXED)
-                                    : __atomic_load_n((u32 *)(mmu->ram + gpa), __ATOMIC_RELAXED);
+    const u8 *at = mmu_table_at(cpu->mmu, gpa);
+    u64 entry = w->entry_bytes == 8 ? __atomic_load_n((const u64 *)at, __ATOMIC_RELAXED)
+                                    : __atomic_load_n((const u32 *)at, __ATOMIC_RELAXED);
     w->entry_gpa[w->depth] = gpa;
     w->entry[w->depth++] = entry;
     return entry & PTE_P;
@@ -81,13 +93,13 @@ static enum mmu_walk_status walk_pae(const struct cpu *cpu, u32 lin, struct mmu_
     if (pde & reserved)
         return MMU_WALK_RESERVED;
     if (pde & PTE_PS) {
-        if (pde & (0x1fe000 | pat_reserved(cpu, PTE_PAT_LARGE)))
+        if (pde & (0x1fe000 | reserved_pat(cpu, PDE_PAT)))
             return MMU_WALK_RESERVED;
         return finish(cpu, w, pde & address & ~0x1fffffull, 2u << 20, lin);
     }
     if (!read_entry(cpu, w, (pde & address) + ((lin >> 12) & 511) * 8))
         return MMU_WALK_NOT_PRESENT;
-    if (w->entry[1] & (reserved | pat_reserved(cpu, PTE_PAT)))
+    if (w->entry[1] & (reserved | reserved_pat(cpu, PTE_PAT)))
         return MMU_WALK_RESERVED;
     return finish(cpu, w, w->entry[1] & address, PAGE_BYTES, lin);
 }
@@ -95,10 +107,9 @@ static enum mmu_walk_status walk_pae(const struct cpu *cpu, u32 lin, struct mmu_
 /* A 4-MiB page: bits 13-20 hold physical address bits 32-39, those beyond MAXPHYADDR (or all,
  * without PSE-36) and bit 21 are reserved. SDM volume 3, table 4-4. */
 static enum mmu_walk_status finish_4m(const struct cpu *cpu, u32 lin, struct mmu_walk *w) {
-    bool pse36 = !cpu->model || (cpu->model->f1_edx & PSE36_BIT);
-    unsigned high_bits = pse36 ? MIN(phys_bits(cpu), 40u) - 32 : 0;
+    unsigned high_bits = format(cpu)->has_pse36 ? MIN(phys_bits(cpu), 40u) - 32 : 0;
     u32 pde = (u32)w->entry[0], high_mask = ((1u << high_bits) - 1) << 13;
-    if (pde & ((0x3fe000 & ~high_mask) | pat_reserved(cpu, PTE_PAT_LARGE)))
+    if (pde & ((0x3fe000 & ~high_mask) | reserved_pat(cpu, PDE_PAT)))
         return MMU_WALK_RESERVED;
     u64 frame = (pde & 0xffc00000u) | (u64)(pde & high_mask) << 19;
     return finish(cpu, w, frame, 4u << 20, lin);
@@ -112,7 +123,8 @@ static enum mmu_walk_status walk_32(const struct cpu *cpu, u32 lin, struct mmu_w
         return finish_4m(cpu, lin, w);
     if (!read_entry(cpu, w, (w->entry[0] & ~0xfffull) + ((lin >> 12) & 1023) * 4))
         return MMU_WALK_NOT_PRESENT;
-    if ((cpu->cr4 & CR4_PSE) && (w->entry[1] & pat_reserved(cpu, PTE_PAT)))
+    /* Without CR4.PSE no bit is reserved in this format. */
+    if (unlikely((cpu->cr4 & CR4_PSE) && (w->entry[1] & reserved_pat(cpu, PTE_PAT))))
         return MMU_WALK_RESERVED;
     return finish(cpu, w, w->entry[1] & ~0xfffull, PAGE_BYTES, lin);
 }
@@ -170,7 +182,8 @@ static bool set_bits(struct mmu *mmu, struct mmu_walk *w, unsigned i, u32 bits) 
     if (old == new)
         return true;
     u64 gpa = w->entry_gpa[i];
-    if (unlikely(mmu->code_page[gpa >> PAGE_SHIFT] & PAGE_IS_READ_ONLY)) {
+    if (unlikely(!mmu_gpa_is_ram(mmu, gpa) ||
+                 (mmu->code_page[gpa >> PAGE_SHIFT] & PAGE_IS_READ_ONLY))) {
         w->entry[i] = new; /* the write is lost */
         return true;
     }
@@ -232,12 +245,10 @@ bool mmu_probe(const struct cpu *cpu, struct glin lin, struct mmu_xlat *out) {
 
 /* SDM volume 3, section 4.4.1 "PDPTE Registers". CR3 bits 31:5 locate the four entries. */
 bool mmu_load_pdptrs(struct cpu *cpu, u32 cr3) {
-    struct mmu *mmu = cpu->mmu;
-    u64 gpa = mmu_mask_a20(cpu, cr3 & ~0x1fu), entry[4] = {0};
+    u64 gpa = mmu_mask_a20(cpu, cr3 & ~0x1fu), entry[4];
     u64 reserved = ~(BIT64(phys_bits(cpu)) - 1) | 0x1e6;
     for (unsigned i = 0; i < 4; i++) {
-        if (mmu_gpa_is_ram(mmu, gpa))
-            entry[i] = load64(mmu->ram + gpa + 8 * i);
+        entry[i] = load64(mmu_table_at(cpu->mmu, gpa) + 8 * i);
         if ((entry[i] & PTE_P) && (entry[i] & reserved))
             return cpu_fault_error(cpu, VEC_GP, 0);
     }

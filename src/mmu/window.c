@@ -194,7 +194,7 @@ static inline struct window *current_window(struct cpu *cpu, bool user) {
     struct mmu_windows *ws = cpu->mmu->windows;
     if (user)
         return current_user(cpu);
-    if (ws->one_table && smap_on(cpu)) /* no user page may be within reach of ring 0 */
+    if (mmu_window_by_ring(cpu)) /* no user page may be within reach of ring 0 */
         select_window(ws, &ws->window[0]);
     return &ws->window[0];
 }
@@ -421,13 +421,17 @@ bool mmu_invlpg_is_light(const struct cpu *cpu, struct glin lin) {
     return !r || (ws->one_table && !region_page_fetched(cpu, r, (u32)lin.v));
 }
 
+bool mmu_window_by_ring(const struct cpu *cpu) {
+    return mmu_windows_shared(cpu) && smap_on(cpu);
+}
+
 /* With one table the current user window may have been chosen, or have lost a page that code was
  * fetched from, on behalf of ring 0. */
 bool mmu_window_pending(const struct cpu *cpu, bool user) {
     const struct mmu_windows *ws = cpu->mmu->windows;
     if (!ws)
         return false;
-    bool selected = !ws->one_table || !smap_on(cpu) || (ws->selected != &ws->window[0]) == user;
+    bool selected = !mmu_window_by_ring(cpu) || (ws->selected != &ws->window[0]) == user;
     if (!user || !selected)
         return !selected;
     return ws->stale || ws->pending_count ||

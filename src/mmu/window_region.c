@@ -24,10 +24,6 @@ enum half_kind half_kind_of(const struct cpu *cpu, u64 pde) {
     return HALF_TABLE;
 }
 
-static u64 read_ram_entry(const struct mmu *mmu, u64 gpa, u32 bytes) {
-    return mmu_gpa_is_ram(mmu, gpa) ? load_entry(mmu->ram + gpa, 0, bytes) : 0;
-}
-
 struct half half_now(const struct cpu *cpu, u32 slot, u32 half) {
     const struct mmu *mmu = cpu->mmu;
     struct half h = {.pde = 0};
@@ -35,17 +31,13 @@ struct half half_now(const struct cpu *cpu, u32 slot, u32 half) {
     if (tables_are_pae(cpu)) {
         u64 pdpte = cpu->pdptr[slot >> 8];
         if (pdpte & PTE_P)
-            h.pde = read_ram_entry(mmu, (pdpte & address) + ((slot * 2 + half) & 511) * 8, 8);
+            h.pde = load64(mmu_table_at(mmu, (pdpte & address) + ((slot * 2 + half) & 511) * 8));
     } else if (cpu_paging(cpu)) {
-        h.pde = read_ram_entry(mmu, (cpu->cr3 & ~PAGE_OFFSET_MASK) + slot * 4, 4);
+        h.pde = load32(mmu_table_at(mmu, (cpu->cr3 & ~PAGE_OFFSET_MASK) + slot * 4));
     }
     h.kind = half_kind_of(cpu, h.pde);
-    if (h.kind == HALF_TABLE) {
-        if (mmu_gpa_is_ram(mmu, h.pde & address))
-            h.table = mmu->ram + (h.pde & address);
-        else
-            h.kind = HALF_NONE;
-    }
+    if (h.kind == HALF_TABLE)
+        h.table = mmu_table_at(mmu, h.pde & address);
     return h;
 }
 
@@ -446,7 +438,8 @@ static void plan_run(struct cpu *cpu, struct window *w, const struct shadow_regi
 static u32 entry_value(const struct cpu *cpu, const struct window *w, u64 pde, u64 leaf) {
     u64 high = (leaf & ~PTE_NX) >> 32; /* no RAM up there, or reserved */
     bool nxe = cpu->efer & EFER_NXE;
-    if (~leaf & (PTE_P | PTE_A) || high || ((leaf & PTE_NX) && !nxe))
+    bool pat = (leaf & PTE_PAT) && !cpu->mmu->has_pat;
+    if (~leaf & (PTE_P | PTE_A) || high || pat || ((leaf & PTE_NX) && !nxe))
         return 0;
     struct mmu_xlat x = {.gpa = GPA(leaf & 0xfffff000u),
                          .user = pde & leaf & PTE_U,

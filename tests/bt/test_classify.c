@@ -170,6 +170,8 @@ static const struct encoding sensitive[] = {
     {"lmsw", "0f 01 f0"},
     {"clts", "0f 06"},
     {"invlpg", "0f 01 3b"},
+    {"clac", "0f 01 ca"},
+    {"stac", "0f 01 cb"},
     {"invd", "0f 08"},
     {"wbinvd", "0f 09"},
     {"rdmsr", "0f 32"},

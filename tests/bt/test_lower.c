@@ -261,6 +261,9 @@ static const struct sample system_code[] = {
     DEAD("0f 31"),    /* and dead */
     S("f4"),          /* hlt: emulated */
     S("0f 01 13"),    /* lgdt: emulated */
+    S("0f 01 cb"),    /* stac */
+    S("0f 01 ca"),    /* clac */
+    USER("0f 01 ca"), /* emulated */
     S("0f 01 e0"),    /* smsw eax: emulated */
     S("ec"),          /* in al,dx: emulated */
 };

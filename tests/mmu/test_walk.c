@@ -53,14 +53,31 @@ static void not_present_gives_error_without_p(void **state) {
     expect_fault(LIN, MMU_READ, false, 0);
 }
 
-static void tables_outside_ram_read_as_not_present(void **state) {
+static void tables_where_nothing_is_read_as_ones(void **state) {
     (void)state;
+    u64 last = 0xfffff000;
     fix_write32(f, FIX_PD + (LIN >> 22) * 4, 0xf0000000u | PTE_P | PTE_W);
-    expect_fault(LIN, MMU_READ, false, 0);
-    fix_write32(f, FIX_PD + (LIN >> 22) * 4, 0xa0000u | PTE_P | PTE_W);
-    expect_fault(LIN, MMU_READ, false, 0);
-    f->cpu.cr3 = 0xfffff000;
-    expect_fault(LIN, MMU_READ, false, 0);
+    assert_false(expect_gpa(LIN + 7, MMU_WRITE, false, last + 7).user); /* U=0 in the PDE */
+    fix_write32(f, FIX_PD + (LIN >> 22) * 4, 0xa0000u | PTE_P | PTE_W | PTE_U);
+    assert_true(expect_gpa(LIN, MMU_WRITE, true, last).user);
+    f->cpu.cr3 = 0xf0000000; /* a PDE of ones is a large page with reserved bits */
+    expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
+    f->cpu.cr4 &= ~(u32)CR4_PSE;
+    expect_gpa(LIN, MMU_WRITE, true, last);
+}
+
+static void tables_in_rom_are_walked_and_keep_their_a_and_d(void **state) {
+    (void)state;
+    static _Alignas(8) u8 image[2 * PAGE_BYTES];
+    u32 directory = 0xffffe000, table = 0xfffff000;
+    store32(image + (LIN >> 22) * 4, table | PTE_P | PTE_W | PTE_U);
+    store32(image + PAGE_BYTES + (LIN >> 12 & 1023) * 4, FRAME | PTE_P | PTE_W | PTE_U);
+    mmu_set_rom(f->mmu, image, sizeof image);
+    f->cpu.cr3 = directory;
+    assert_true(expect_gpa(LIN, MMU_WRITE, true, FRAME).dirty);
+    assert_int_equal(load32(image + PAGE_BYTES + (LIN >> 12 & 1023) * 4),
+                     FRAME | PTE_P | PTE_W | PTE_U);
+    expect_fault(LIN + 0x1000, MMU_READ, true, PF_U);
 }
 
 static void user_rights_are_the_and_of_both_levels(void **state) {
@@ -133,9 +150,11 @@ static void the_pat_bits_are_reserved_without_pat(void **state) {
     fix_map(f, LIN, FRAME | PTE_P | BIT(7));
     fix_map_large(f, LIN + 0x400000, 0x01000000 | BIT(12) | PTE_P);
     f->cpu.model = &with;
+    f->mmu->phys_bits = 0; /* another CPU */
     expect_gpa(LIN, MMU_READ, false, FRAME);
     assert_true(mmu_probe(&f->cpu, GLIN(LIN + 0x400000), &(struct mmu_xlat){.pte = 0}));
     f->cpu.model = &without;
+    f->mmu->phys_bits = 0;
     expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
     expect_fault(LIN + 0x400000, MMU_READ, false, PF_P | PF_RSVD);
     f->cpu.cr4 &= ~(u32)CR4_PSE; /* nobody looks at it */
@@ -144,6 +163,7 @@ static void the_pat_bits_are_reserved_without_pat(void **state) {
     fix_write64(f, fix_pae_pte(f, LIN), FRAME | PTE_P | BIT(7));
     expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
     f->cpu.model = NULL;
+    f->mmu->phys_bits = 0;
 }
 
 static void global_needs_pge(void **state) {
@@ -200,6 +220,32 @@ static void smep_and_smap_guard_user_pages_from_the_supervisor(void **state) {
     expect_gpa(LIN, MMU_READ, true, FRAME);
 }
 
+/* The PAT bit is reserved on a CPU without PAT, in 32-bit tables only under CR4.PSE; PSE-36 and
+ * MAXPHYADDR come from CPUID. */
+static void the_cpu_model_decides_which_bits_are_reserved(void **state) {
+    (void)state;
+    static struct cpu_model model = {.f1_edx = BIT(3) | BIT(6)};
+    f->cpu.model = &model;
+    mmu_mode_changed(&f->cpu);
+    fix_map(f, LIN, FRAME | PTE_P | PTE_PAT);
+    expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
+    f->cpu.cr4 &= ~(u32)CR4_PSE;
+    expect_gpa(LIN, MMU_READ, false, FRAME);
+    f->cpu.cr4 |= CR4_PSE;
+    fix_map_large(f, LIN, 0x01000000 | PTE_P | PDE_PAT);
+    expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
+    fix_map_large(f, LIN, 0x01000000 | PTE_P | BIT(13));
+    expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
+    model.f1_edx |= BIT(16) | BIT(17);
+    model.leaf[model.count++] = (struct cpuid_leaf){.leaf = 0x80000008u, .eax = 34};
+    mmu_mode_changed(&f->cpu);
+    expect_gpa(LIN, MMU_READ, false, 0x101049000ull);
+    fix_map_large(f, LIN, 0x01000000 | PTE_P | PDE_PAT | BIT(15)); /* bit 34 */
+    expect_fault(LIN, MMU_READ, false, PF_P | PF_RSVD);
+    fix_map(f, LIN, FRAME | PTE_P | PTE_PAT);
+    expect_gpa(LIN, MMU_READ, false, FRAME);
+}
+
 static void pdptes_are_checked_when_loaded(void **state) {
     (void)state;
     fix_write64(f, FIX_PDPT, 0x5000 | PTE_P | PTE_W); /* bit 1 is reserved here */
@@ -209,8 +255,8 @@ static void pdptes_are_checked_when_loaded(void **state) {
     assert_int_equal(f->cpu.pdptr[0], 0x77);
     fix_write64(f, FIX_PDPT, 0x5000 | PTE_W); /* not present: no check */
     assert_true(mmu_load_pdptrs(&f->cpu, FIX_PDPT));
-    assert_true(mmu_load_pdptrs(&f->cpu, 0xfffffff0)); /* outside RAM: not present */
-    assert_int_equal(f->cpu.pdptr[0], 0);
+    assert_int_equal(f->cpu.pdptr[0], 0x5000 | PTE_W);
+    assert_false(mmu_load_pdptrs(&f->cpu, 0xfffffff0)); /* ones: reserved bits */
 }
 
 int main(void) {
@@ -218,7 +264,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         T(without_paging_linear_is_physical),
         T(not_present_gives_error_without_p),
-        T(tables_outside_ram_read_as_not_present),
+        T(tables_where_nothing_is_read_as_ones),
+        T(tables_in_rom_are_walked_and_keep_their_a_and_d),
         T(user_rights_are_the_and_of_both_levels),
         T(write_protect_binds_the_supervisor_only_with_wp),
         T(a_is_set_by_reads_and_d_by_writes),
@@ -229,6 +276,7 @@ int main(void) {
         T(pae_walks_three_levels),
         T(nx_at_any_level_forbids_fetches),
         T(smep_and_smap_guard_user_pages_from_the_supervisor),
+        T(the_cpu_model_decides_which_bits_are_reserved),
         T(pdptes_are_checked_when_loaded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

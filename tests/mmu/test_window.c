@@ -216,6 +216,30 @@ static void smap_keeps_user_pages_out_of_the_kernel_window(void **state) {
     expect_emulate(false, LIN, false);
 }
 
+static void tables_in_rom_fill_windows_and_two_directories_there_are_told_apart(void **state) {
+    (void)state;
+    static _Alignas(8) u8 image[4 * PAGE_BYTES];
+    u32 rom = 0xffffc000, at = (LIN >> 12 & 1023) * 4;
+    for (u32 i = 0; i < 2; i++) {
+        store32(image + i * 0x2000 + (LIN >> 22) * 4, (rom + i * 0x2000 + 0x1000) | RWU | PTE_A);
+        store32(image + i * 0x2000 + 0x1000 + at, (FRAME + i * 0x1000) | RWU | AD);
+    }
+    mmu_set_rom(f->mmu, image, sizeof image);
+    for (u32 i = 0; i < 6; i++) {
+        f->cpu.cr3 = rom + (i & 1) * 0x2000;
+        mmu_cr3_loaded(&f->cpu);
+        expect_read(false, LIN, marker(FRAME + (i & 1) * 0x1000));
+        expect_read(true, LIN, marker(FRAME + (i & 1) * 0x1000));
+        expect_write(true, LIN + 8, i);
+        validate();
+    }
+    expect_true_fault(true, LIN + 0x1000, false, PF_U);
+    f->cpu.cr3 = 0xe0000000; /* where nothing is: ones, a large page with reserved bits */
+    mmu_cr3_loaded(&f->cpu);
+    expect_true_fault(true, LIN, false, PF_P | PF_U | PF_RSVD);
+    validate();
+}
+
 static void without_paging_the_window_shows_physical_memory(void **state) {
     (void)state;
     f->cpu.cr0 &= ~CR0_PG;
@@ -855,6 +879,7 @@ int main(void) {
         T(contains_knows_windows_from_other_memory),
         T(a_fault_that_repeats_without_progress_is_emulated),
         T(write_protect_off_lets_the_kernel_write_read_only_pages),
+        T(tables_in_rom_fill_windows_and_two_directories_there_are_told_apart),
         T(smap_keeps_user_pages_out_of_the_kernel_window),
         T(without_paging_the_window_shows_physical_memory),
         T(contiguous_accessed_neighbours_are_mapped_in_one_call),

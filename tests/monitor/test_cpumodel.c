@@ -182,6 +182,20 @@ static void max_has_what_the_host_has(void **state) {
     assert_false(mon_cpu_model("default,+rdrand", &poor, 1000000000u, &m, &err));
 }
 
+static void smep_and_smap_come_with_their_cr4_bits(void **state) {
+    (void)state;
+    assert_true(build("default"));
+    assert_false(m.cr4_allowed & (CR4_SMEP | CR4_SMAP));
+    assert_true(build("max"));
+    assert_true(mon_cpu_has(&m, "smep") && mon_cpu_has(&m, "smap"));
+    assert_int_equal(m.cr4_allowed & (CR4_SMEP | CR4_SMAP), CR4_SMEP | CR4_SMAP);
+    assert_true(build("default,+smap"));
+    assert_int_equal(m.cr4_allowed & (CR4_SMEP | CR4_SMAP), CR4_SMAP);
+    assert_true(build("pentium3,+smap"));
+    assert_true(m.cr4_allowed & CR4_SMAP);
+    assert_int_equal(leaf(7)->ebx, 1 << 20);
+}
+
 static void the_host_limits_what_it_must_execute(void **state) {
     (void)state;
     struct mon_host_cpu old = full_host;
@@ -216,6 +230,7 @@ int main(void) {
         cmocka_unit_test(models_are_of_one_piece),
         cmocka_unit_test(added_features_get_the_leaves_they_need),
         cmocka_unit_test(max_has_what_the_host_has),
+        cmocka_unit_test(smep_and_smap_come_with_their_cr4_bits),
         cmocka_unit_test(the_host_limits_what_it_must_execute),
         cmocka_unit_test(models_and_aliases),
     };

@@ -226,6 +226,21 @@ def cpu_486():
     check("ii448866" in machine.out, "it does not say why")
 
 
+def guards(machine):
+    """The kernel keeps itself from running and touching its applications' pages."""
+    flags = re.search(r"^flags\s*: (.*)$", machine.out, re.M).group(1).split()
+    check({"smep", "smap"} <= set(flags), "/proc/cpuinfo lacks smep or smap")
+    check_probe(machine)
+
+
+def smap():
+    """Under both kernels, and the emulator's own rights check to the first line of init."""
+    for flavour in "686", "686-pae":
+        guards(shell_session(flavour, "-cpu", "default,+smep,+smap", "-verify", more="/bin/probe\n"))
+    machine = boot("-no-reboot", "-accel", "interp", "-cpu", "default,+smep,+smap")
+    machine.expect(FIRST_LINE, 300)
+
+
 def probe_256():
     run_probe()
 
@@ -384,12 +399,21 @@ def metal_1024():
     check(total and int(total[1]) > 900, "free does not show 1 GiB")
 
 
+def metal_smap():
+    """The guest's SMAP, where one page table serves both rings."""
+    guards(shell_session("686", "-cpu", "default,+smep,+smap", "-verify", "-direct", "on",
+                         more="/bin/probe\n", seconds=400))
+
+
 cases = {f.__name__: f for f in (
     shell, shell_pae, apic, apic_pae, apic_timer, noapic, nolapic, acpi_off, cpu_without_apic, cpu_pentium3,
     cpu_core2, cpu_core2_pae, cpu_max, cpu_max_pae, cpu_486,
+
+
+    shell, shell_pae, smap, apic, apic_pae, apic_timer, noapic, nolapic, acpi_off, cpu_without_apic,
     probe_256, probe_64, probe_1024, probe_pae, probe_pae_1024, probe_verify,
     probe_small_cache, probe_plain, lockstep, interp, reboot, no_reboot, idle, sigterm, console_keys,
-    serial_file, bad_init, firmware, metal, metal_translated, metal_1024)}
+    serial_file, bad_init, firmware, metal, metal_translated, metal_1024, metal_smap)}
 
 for name in ("vmlinuz-686", "vmlinuz-686-pae", "busybox"):
     if not os.path.exists(f"{guest}/{name}"):
