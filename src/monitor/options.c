@@ -109,6 +109,14 @@ static enum mon_parse_result set_paused(const struct met *met) {
     met->o->start_paused = true;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_profile(const struct met *met) {
+    met->o->profile = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_symbols(const struct met *met) {
+    met->o->symbols = met->arg;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_translation_trace(const struct met *met) {
     met->o->translation_trace = met->arg;
     return MON_PARSE_RUN;
@@ -560,6 +568,10 @@ static const struct option_row options[] = {
     {"pidfile", ARG | NEEDS_FILES, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
     {"stats", NO_ARG, set_stats, "          print counters at exit"},
+    {"profile", ARG | NEEDS_FILES, set_profile,
+     " file   sample where time goes: folded stacks for flame graphs"},
+    {"symbols", ARG | NEEDS_FILES, set_symbols,
+     " file   the guest kernel's names: System.map, kallsyms or vmlinux"},
     {"trace-out", ARG | NEEDS_FILES, set_translation_trace,
      " file\n                record the translation trace of this run"},
     {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},

@@ -155,6 +155,7 @@ struct mon_firmware {
 };
 
 struct mon_lockstep;
+struct mon_sampler;
 struct mon_kvm;
 struct tt_recorder;
 struct mon_replay;
@@ -194,6 +195,7 @@ struct vm {
     struct mon_lockstep *lockstep;
     struct mon_replay *replay;
     struct mon_kvm *kvm; /* -accel kvm */
+    struct mon_sampler *sampler;   /* -profile, -trace-out */
     struct tt_recorder *recording; /* -trace-out */
     u64 next_input_poll_ns; /* icount with a regular file as stdin */
 };
@@ -282,6 +284,12 @@ static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
 
 /* run.c: shared with lockstep_hosted.c */
 enum mon_exit mon_interp_exit(enum interp_result result);
+
+/* sampler_hosted.c; debug_metal.c: there is none. Starts after mon_events_start, where it is asked for;
+ * the end writes the profile, false after an error message. */
+bool mon_sampler_start(struct vm *vm, struct mon_error *err);
+void mon_sampler_drain(struct vm *vm);
+bool mon_sampler_end(struct vm *vm);
 
 /* recording_hosted.c; debug_metal.c: there is none. The end says what was recorded; false after an
  * error message. */
