@@ -190,6 +190,7 @@ struct bt_event {
     const struct bt_context *context; /* translate */
     u16 insns, guest_bytes;           /* translate: what became of it */
     u32 host_bytes;
+    const u8 *host; /* translate: its code, where it is executed */
 };
 /* Called at each event, at most BT_MAX_OBSERVERS of them. It may run with the guest's x87 and SSE state in the
  * registers, which it must not touch, and must not call the translator. */

@@ -46,5 +46,6 @@ void bt_tell_translation(struct bt *bt, const struct translation *t, u32 unit) {
         context.code2_bytes = INSN_MAX_BYTES;
     }
     BT_TELL(bt, .kind = BT_EVENT_translate, .unit = unit, .context = &context, .insns = u->insns,
-            .guest_bytes = u->guest_bytes, .host_bytes = u->host_bytes);
+            .guest_bytes = u->guest_bytes, .host_bytes = u->host_bytes,
+            .host = bt->cache_rx + u->host);
 }

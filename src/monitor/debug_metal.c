@@ -48,6 +48,15 @@ u64 mon_replay_next_ns(const struct vm *vm) {
 /* ---- Hardware assist ---- */
 const struct engine *const mon_engine_hardware = NULL;
 
+/* ---- perf ---- */
+bool mon_perfmap_open(struct vm *vm, struct mon_error *err) {
+    (void)vm, (void)err;
+    return true; /* the options are not there */
+}
+void mon_perfmap_close(struct vm *vm) {
+    (void)vm;
+}
+
 /* ---- The sampler ---- */
 bool mon_sampler_start(struct vm *vm, struct mon_error *err) {
     (void)vm, (void)err;

@@ -55,10 +55,11 @@ struct mon_options {
     i64 rtc_epoch_s;
     const char *trace_list, *trace_file, *pidfile;
     const char *translation_trace; /* -trace-out: file, or NULL */
+    bool perfmap, jitdump;
     const char *profile, *symbols; /* -profile, -symbols: files, or NULL */
-    bool lockstep_all; /* compare every execution, not a sample */
-    bool ring_report;  /* metal: say at the end in which rings the guest ran */
-    u8 escape_char;    /* -echr: 1 = Ctrl-A */
+    bool lockstep_all;             /* compare every execution, not a sample */
+    bool ring_report;              /* metal: say at the end in which rings the guest ran */
+    u8 escape_char;                /* -echr: 1 = Ctrl-A */
     struct bt_config bt;
 };
 

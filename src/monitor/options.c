@@ -109,6 +109,14 @@ static enum mon_parse_result set_paused(const struct met *met) {
     met->o->start_paused = true;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_perfmap(const struct met *met) {
+    met->o->perfmap = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_jitdump(const struct met *met) {
+    met->o->jitdump = true;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_profile(const struct met *met) {
     met->o->profile = met->arg;
     return MON_PARSE_RUN;
@@ -570,6 +578,10 @@ static const struct option_row options[] = {
     {"stats", NO_ARG, set_stats, "          print counters at exit"},
     {"profile", ARG | NEEDS_FILES, set_profile,
      " file   sample where time goes: folded stacks for flame graphs"},
+    {"perfmap", NO_ARG | NEEDS_FILES, set_perfmap,
+     "        write /tmp/perf-PID.map, by which perf names translated code"},
+    {"jitdump", NO_ARG | NEEDS_FILES, set_jitdump,
+     "        write jit-PID.dump for perf inject --jit"},
     {"symbols", ARG | NEEDS_FILES, set_symbols,
      " file   the guest kernel's names: System.map, kallsyms or vmlinux"},
     {"trace-out", ARG | NEEDS_FILES, set_translation_trace,

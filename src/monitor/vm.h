@@ -127,7 +127,7 @@ struct mon_gdb {
     X(io_writes, "port writes")                                                                    \
     X(mmio_reads, "memory-mapped reads")                                                           \
     X(mmio_writes, "memory-mapped writes")                                                         \
-    X(hardware_exits, "exits of the processor's own virtualization (-accel kvm)")                    \
+    X(hardware_exits, "exits of the processor's own virtualization (-accel kvm)")                  \
     X(resets, "machine resets")                                                                    \
     X(lockstep_units, "units compared by -lockstep")
 struct mon_counters {
@@ -156,6 +156,7 @@ struct mon_firmware {
 
 struct mon_lockstep;
 struct mon_sampler;
+struct mon_perfmap;
 struct mon_kvm;
 struct tt_recorder;
 struct mon_replay;
@@ -194,10 +195,11 @@ struct vm {
     u64 exit_count[MON_EXIT_COUNT];
     struct mon_lockstep *lockstep;
     struct mon_replay *replay;
-    struct mon_kvm *kvm; /* -accel kvm */
+    struct mon_kvm *kvm;           /* -accel kvm */
+    struct mon_perfmap *perfmap;   /* -perfmap, -jitdump */
     struct mon_sampler *sampler;   /* -profile, -trace-out */
     struct tt_recorder *recording; /* -trace-out */
-    u64 next_input_poll_ns; /* icount with a regular file as stdin */
+    u64 next_input_poll_ns;        /* icount with a regular file as stdin */
 };
 
 static inline void mon_engine_look(struct vm *vm) {
@@ -285,8 +287,12 @@ static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
 /* run.c: shared with lockstep_hosted.c */
 enum mon_exit mon_interp_exit(enum interp_result result);
 
-/* sampler_hosted.c; debug_metal.c: there is none. Starts after mon_events_start, where it is asked for;
- * the end writes the profile, false after an error message. */
+/* perfmap_hosted.c; debug_metal.c: there is none */
+bool mon_perfmap_open(struct vm *vm, struct mon_error *err);
+void mon_perfmap_close(struct vm *vm);
+
+/* sampler_hosted.c; debug_metal.c: there is none. Starts after mon_events_start, where it is asked
+ * for; the end writes the profile, false after an error message. */
 bool mon_sampler_start(struct vm *vm, struct mon_error *err);
 void mon_sampler_drain(struct vm *vm);
 bool mon_sampler_end(struct vm *vm);
