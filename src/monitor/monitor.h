@@ -42,7 +42,7 @@ struct mon_options {
     struct mon_chardev_option serial[2];
     unsigned serial_count;
     struct mon_chardev_option monitor, debugcon;
-    bool nographic, no_reboot, no_shutdown, nodefaults, start_paused, stats;
+    bool nographic, no_reboot, no_shutdown, nodefaults, start_paused, stats, stats_json;
     bool debug_exit, testdev;
     u16 debug_exit_iobase;
     u8 debug_exit_iosize;

@@ -18,7 +18,14 @@
 #define MAX_CACHE_BYTES (1ull << 30)
 
 /* What an option takes, and what it needs of the substrate. */
-enum { NO_ARG = 0, ARG = 1, NEEDS_FILES = 2, NEEDS_DEBUGGERS = 4, NEEDS_RINGS = 8 };
+enum {
+    NO_ARG = 0,
+    ARG = 1,
+    NEEDS_FILES = 2,
+    NEEDS_DEBUGGERS = 4,
+    NEEDS_RINGS = 8,
+    MAY_BE_JSON = 16 /* the word "json" may follow */
+};
 struct option_row;
 /* One option met on the command line. */
 struct met {
@@ -139,6 +146,7 @@ static enum mon_parse_result set_pidfile(const struct met *met) {
 }
 static enum mon_parse_result set_stats(const struct met *met) {
     met->o->stats = true;
+    met->o->stats_json = met->arg != NULL;
     return MON_PARSE_RUN;
 }
 static enum mon_parse_result set_verify(const struct met *met) {
@@ -575,7 +583,8 @@ static const struct option_row options[] = {
      "START+BYTES or START-BYTES)"},
     {"pidfile", ARG | NEEDS_FILES, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
-    {"stats", NO_ARG, set_stats, "          print counters at exit"},
+    {"stats", MAY_BE_JSON, set_stats,
+     " [json]   print counters at exit, for people or as one JSON object"},
     {"profile", ARG | NEEDS_FILES, set_profile,
      " file   sample where time goes: folded stacks for flame graphs"},
     {"perfmap", NO_ARG | NEEDS_FILES, set_perfmap,
@@ -760,6 +769,8 @@ enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_option
         if (!available(row))
             return fail("%s: not available on the %s substrate", text, mon_outside.name);
         const char *arg = NULL;
+        if ((row->flags & MAY_BE_JSON) && i + 1 < argc && !strcmp(argv[i + 1], "json"))
+            arg = argv[++i];
         if (row->flags & ARG) {
             if (i + 1 == argc)
                 return fail("%s: requires an argument", text);

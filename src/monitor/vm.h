@@ -313,7 +313,7 @@ enum mon_exit mon_lockstep_run(struct vm *vm);
 int mon_sensitive_report(void);
 
 /* stats.c */
-void mon_stats_print(struct vm *vm, void (*print)(void *, const char *), void *opaque);
+void mon_stats_print(struct vm *vm, bool json, void (*print)(void *, const char *), void *opaque);
 /* Time by executing ring. */
 void mon_rings_print(struct vm *vm, void (*print)(void *, const char *), void *opaque);
 
