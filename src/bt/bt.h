@@ -190,11 +190,14 @@ struct bt_event {
     const struct bt_context *context; /* translate */
     u16 insns, guest_bytes;           /* translate: what became of it */
     u32 host_bytes;
+    const u8 *host; /* translate: its code, where it is executed */
 };
-/* Called at each event; NULL ends it. It may run with the guest's x87 and SSE state in the
+/* Called at each event, at most BT_MAX_OBSERVERS of them. It may run with the guest's x87 and SSE state in the
  * registers, which it must not touch, and must not call the translator. */
 typedef void bt_observer(void *opaque, const struct bt_event *event);
-void bt_observe(struct bt *bt, bt_observer *observer, void *opaque);
+bool bt_observe(struct bt *bt, bt_observer *observer, void *opaque);
+void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
+#define BT_MAX_OBSERVERS 2
 
 /* Counters, one list. X(name, help) */
 #define BT_COUNTERS(X)                                                                             \

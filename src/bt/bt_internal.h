@@ -274,8 +274,11 @@ struct bt {
     struct translation *translation; /* the translator's workspace */
     struct substrate *substrate;     /* what the substrate keeps for this translator */
     struct bt_meter *meter;          /* time by ring, once it is measured */
-    bt_observer *observer;           /* told of what happens to the cache; NULL: nobody */
-    void *observer_opaque;
+    struct bt_listener {
+        bt_observer *observer;
+        void *opaque;
+    } listener[BT_MAX_OBSERVERS]; /* told of what happens to the cache */
+    unsigned listeners;
     const struct bt_context *replayed; /* instead of the CPU and its tables: see replay.c */
     /* Where descriptor tables and TSS were when what is known of them was last forgotten. */
     struct bt_tables {
@@ -540,7 +543,7 @@ void bt_tell(struct bt *bt, const struct bt_event *event);
 void bt_tell_translation(struct bt *bt, const struct translation *t, u32 unit);
 #define BT_TELL(bt, ...)                                                                           \
     do {                                                                                           \
-        if (unlikely((bt)->observer))                                                              \
+        if (unlikely((bt)->listeners))                                                             \
             bt_tell(bt, &(struct bt_event){__VA_ARGS__});                                          \
     } while (0)
 

@@ -4,13 +4,24 @@
  */
 #include "bt/bt_internal.h"
 
-void bt_observe(struct bt *bt, bt_observer *observer, void *opaque) {
-    bt->observer = observer;
-    bt->observer_opaque = opaque;
+bool bt_observe(struct bt *bt, bt_observer *observer, void *opaque) {
+    if (bt->listeners == BT_MAX_OBSERVERS)
+        return false;
+    bt->listener[bt->listeners++] = (struct bt_listener){observer, opaque};
+    return true;
+}
+
+void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque) {
+    unsigned kept = 0;
+    for (unsigned i = 0; i < bt->listeners; i++)
+        if (bt->listener[i].observer != observer || bt->listener[i].opaque != opaque)
+            bt->listener[kept++] = bt->listener[i];
+    bt->listeners = kept;
 }
 
 void bt_tell(struct bt *bt, const struct bt_event *event) {
-    bt->observer(bt->observer_opaque, event);
+    for (unsigned i = 0; i < bt->listeners; i++)
+        bt->listener[i].observer(bt->listener[i].opaque, event);
 }
 
 /* The decoder looks as far as the longest instruction behind the last byte it took, within the
@@ -35,5 +46,6 @@ void bt_tell_translation(struct bt *bt, const struct translation *t, u32 unit) {
         context.code2_bytes = INSN_MAX_BYTES;
     }
     BT_TELL(bt, .kind = BT_EVENT_translate, .unit = unit, .context = &context, .insns = u->insns,
-            .guest_bytes = u->guest_bytes, .host_bytes = u->host_bytes);
+            .guest_bytes = u->guest_bytes, .host_bytes = u->host_bytes,
+            .host = bt->cache_rx + u->host);
 }

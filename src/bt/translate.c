@@ -298,7 +298,7 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
     count_unit(bt, &bt->unit[index], __rdtsc() - tsc);
     if (trace_on(TRACE_in_asm) || trace_on(TRACE_out_asm))
         bt_trace_translation(bt, t, index);
-    if (unlikely(bt->observer))
+    if (unlikely(bt->listeners))
         bt_tell_translation(bt, t, index);
     if (bt->config.verify)
         verify(bt, &bt->unit[index]);

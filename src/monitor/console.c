@@ -89,7 +89,7 @@ void mon_console_command(struct vm *vm, const char *line, void (*print)(void *, 
         mon_engine_look(vm);
         cpu_dump(vm->cpu, print, opaque);
     } else if (!strcmp(line, "info stats")) {
-        mon_stats_print(vm, print, opaque);
+        mon_stats_print(vm, false, print, opaque);
     } else if (!strcmp(line, "info rings")) {
         mon_rings_print(vm, print, opaque);
     } else if (!strcmp(line, "info units")) {

@@ -48,6 +48,28 @@ u64 mon_replay_next_ns(const struct vm *vm) {
 /* ---- Hardware assist ---- */
 const struct engine *const mon_engine_hardware = NULL;
 
+/* ---- perf ---- */
+bool mon_perfmap_open(struct vm *vm, struct mon_error *err) {
+    (void)vm, (void)err;
+    return true; /* the options are not there */
+}
+void mon_perfmap_close(struct vm *vm) {
+    (void)vm;
+}
+
+/* ---- The sampler ---- */
+bool mon_sampler_start(struct vm *vm, struct mon_error *err) {
+    (void)vm, (void)err;
+    return true; /* the options are not there */
+}
+void mon_sampler_drain(struct vm *vm) {
+    (void)vm;
+}
+bool mon_sampler_end(struct vm *vm) {
+    (void)vm;
+    return true;
+}
+
 /* ---- The translation trace ---- */
 bool mon_recording_open(struct vm *vm, struct mon_error *err) {
     (void)vm, (void)err;

@@ -257,7 +257,8 @@ static bool build(struct vm *vm, struct mon_error *err) {
         return false;
     if (o->bt.lockstep && !mon_lockstep_open(vm, err))
         return false;
-    if (!mon_replay_open(vm, err) || !mon_gdb_open(vm, err) || !mon_recording_open(vm, err))
+    if (!mon_replay_open(vm, err) || !mon_gdb_open(vm, err) || !mon_recording_open(vm, err) ||
+        !mon_perfmap_open(vm, err))
         return false;
     return mon_machine_reset(vm, err);
 }
@@ -285,6 +286,7 @@ void mon_vm_destroy(struct vm *vm) {
     if (!vm)
         return;
     mon_recording_end(vm);
+    mon_perfmap_close(vm);
     mon_gdb_close(vm);
     mon_replay_close(vm);
     mon_lockstep_close(vm);

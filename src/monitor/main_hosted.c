@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
     if (!mon_recording_end(vm) && !status)
         status = 1;
     if (options.stats)
-        mon_stats_print(vm, print_stderr, NULL);
+        mon_stats_print(vm, options.stats_json, print_stderr, NULL);
     mon_vm_destroy(vm);
     if (options.pidfile)
         unlink(options.pidfile);

@@ -77,7 +77,7 @@ static int run(const struct mon_options *options) {
         return report_failure(options, &err);
     int status = mon_vm_run(vm);
     if (options->stats)
-        mon_stats_print(vm, print_line, NULL);
+        mon_stats_print(vm, options->stats_json, print_line, NULL);
     if (options->ring_report)
         mon_rings_print(vm, print_line, NULL);
     mon_vm_destroy(vm);

@@ -42,7 +42,7 @@ struct mon_options {
     struct mon_chardev_option serial[2];
     unsigned serial_count;
     struct mon_chardev_option monitor, debugcon;
-    bool nographic, no_reboot, no_shutdown, nodefaults, start_paused, stats;
+    bool nographic, no_reboot, no_shutdown, nodefaults, start_paused, stats, stats_json;
     bool debug_exit, testdev;
     u16 debug_exit_iobase;
     u8 debug_exit_iosize;
@@ -55,9 +55,11 @@ struct mon_options {
     i64 rtc_epoch_s;
     const char *trace_list, *trace_file, *pidfile;
     const char *translation_trace; /* -trace-out: file, or NULL */
-    bool lockstep_all; /* compare every execution, not a sample */
-    bool ring_report;  /* metal: say at the end in which rings the guest ran */
-    u8 escape_char;    /* -echr: 1 = Ctrl-A */
+    bool perfmap, jitdump;
+    const char *profile, *symbols; /* -profile, -symbols: files, or NULL */
+    bool lockstep_all;             /* compare every execution, not a sample */
+    bool ring_report;              /* metal: say at the end in which rings the guest ran */
+    u8 escape_char;                /* -echr: 1 = Ctrl-A */
     struct bt_config bt;
 };
 

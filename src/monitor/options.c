@@ -18,7 +18,14 @@
 #define MAX_CACHE_BYTES (1ull << 30)
 
 /* What an option takes, and what it needs of the substrate. */
-enum { NO_ARG = 0, ARG = 1, NEEDS_FILES = 2, NEEDS_DEBUGGERS = 4, NEEDS_RINGS = 8 };
+enum {
+    NO_ARG = 0,
+    ARG = 1,
+    NEEDS_FILES = 2,
+    NEEDS_DEBUGGERS = 4,
+    NEEDS_RINGS = 8,
+    MAY_BE_JSON = 16 /* the word "json" may follow */
+};
 struct option_row;
 /* One option met on the command line. */
 struct met {
@@ -109,6 +116,22 @@ static enum mon_parse_result set_paused(const struct met *met) {
     met->o->start_paused = true;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_perfmap(const struct met *met) {
+    met->o->perfmap = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_jitdump(const struct met *met) {
+    met->o->jitdump = true;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_profile(const struct met *met) {
+    met->o->profile = met->arg;
+    return MON_PARSE_RUN;
+}
+static enum mon_parse_result set_symbols(const struct met *met) {
+    met->o->symbols = met->arg;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_translation_trace(const struct met *met) {
     met->o->translation_trace = met->arg;
     return MON_PARSE_RUN;
@@ -123,6 +146,7 @@ static enum mon_parse_result set_pidfile(const struct met *met) {
 }
 static enum mon_parse_result set_stats(const struct met *met) {
     met->o->stats = true;
+    met->o->stats_json = met->arg != NULL;
     return MON_PARSE_RUN;
 }
 static enum mon_parse_result set_verify(const struct met *met) {
@@ -559,7 +583,16 @@ static const struct option_row options[] = {
      "START+BYTES or START-BYTES)"},
     {"pidfile", ARG | NEEDS_FILES, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
-    {"stats", NO_ARG, set_stats, "          print counters at exit"},
+    {"stats", MAY_BE_JSON, set_stats,
+     " [json]   print counters at exit, for people or as one JSON object"},
+    {"profile", ARG | NEEDS_FILES, set_profile,
+     " file   sample where time goes: folded stacks for flame graphs"},
+    {"perfmap", NO_ARG | NEEDS_FILES, set_perfmap,
+     "        write /tmp/perf-PID.map, by which perf names translated code"},
+    {"jitdump", NO_ARG | NEEDS_FILES, set_jitdump,
+     "        write jit-PID.dump for perf inject --jit"},
+    {"symbols", ARG | NEEDS_FILES, set_symbols,
+     " file   the guest kernel's names: System.map, kallsyms or vmlinux"},
     {"trace-out", ARG | NEEDS_FILES, set_translation_trace,
      " file\n                record the translation trace of this run"},
     {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},
@@ -738,6 +771,8 @@ enum mon_parse_result mon_parse_options(int argc, char **argv, struct mon_option
         if (!available(row))
             return fail("%s: not available on the %s substrate", text, mon_outside.name);
         const char *arg = NULL;
+        if ((row->flags & MAY_BE_JSON) && i + 1 < argc && !strcmp(argv[i + 1], "json"))
+            arg = argv[++i];
         if (row->flags & ARG) {
             if (i + 1 == argc)
                 return fail("%s: requires an argument", text);

@@ -203,6 +203,8 @@ static void process_events(struct vm *vm) {
     }
     if (unlikely(vm->recording))
         mon_recording_drain(vm);
+    if (unlikely(vm->sampler))
+        mon_sampler_drain(vm);
     handle_requests(vm);
     mon_events_arm(vm);
 }
@@ -271,6 +273,12 @@ int mon_vm_run(struct vm *vm) {
         log_error("%s", err.text);
         return 1;
     }
+    if (!mon_sampler_start(vm, &err)) {
+        log_error("%s", err.text);
+        mon_sampler_end(vm);
+        mon_events_stop(vm);
+        return 1;
+    }
     mon_console_open(vm);
     vm->stop = 1;
     while (!vm->finished) {
@@ -290,6 +298,8 @@ int mon_vm_run(struct vm *vm) {
         else if (likely(!vm->nmi_pending) || vm->engine->interrupts) /* else deliver_nmi runs it */
             step(vm);
     }
+    if (!mon_sampler_end(vm) && !vm->exit_status)
+        vm->exit_status = 1;
     mon_events_stop(vm);
     return vm->exit_status;
 }

@@ -1,5 +1,6 @@
 /*
- * stats.c: every counter there is, from its list, with the help text as the unit.
+ * stats.c: every counter there is, from its list, with the help text as the unit; or all of them as
+ * one JSON object.
  */
 #include "monitor/vm.h"
 
@@ -8,12 +9,31 @@
 struct sink {
     void (*print)(void *, const char *);
     void *opaque;
+    bool json;
+    bool begun; /* json: a row was printed */
 };
 
-static void row(struct sink *s, const char *name, u64 value, const char *help) {
+static void put(struct sink *s, const char *name, const char *value, const char *help) {
     char text[160];
-    snprintf(text, sizeof text, "%-24s %14llu  %s", name, (unsigned long long)value, help);
+    if (s->json)
+        snprintf(text, sizeof text, "%s\"%s\": %s", s->begun ? ", " : "{", name, value);
+    else
+        snprintf(text, sizeof text, "%-24s %14s  %s", name, value, help);
+    s->begun = true;
     s->print(s->opaque, text);
+}
+
+static void row(struct sink *s, const char *name, u64 value, const char *help) {
+    char text[24];
+    snprintf(text, sizeof text, "%llu", (unsigned long long)value);
+    put(s, name, text, help);
+}
+
+static void ratio_row(struct sink *s, const char *name, u64 a, u64 b, unsigned digits,
+                      const char *help) {
+    char text[40];
+    snprintf(text, sizeof text, "%.*f", (int)digits, (double)a / (double)b);
+    put(s, name, text, help);
 }
 
 static void monitor_counters(struct vm *vm, struct sink *s) {
@@ -52,23 +72,22 @@ static void bt_counter_rows(const struct bt_counters *c, struct sink *s) {
 #define X(name, help) row(s, "trap." #name, c->traps_by_class[BT_TRAP_INDEX_##name], help);
     BT_TRAP_CLASSES(X)
 #undef X
-    char text[160];
     if (!c->guest_insns_translated || !c->guest_bytes_translated)
         return;
-    snprintf(text, sizeof text, "%-24s %14.1f  host TSC cycles per guest instruction translated",
-             "bt.translate_cycles", (double)c->translate_tsc / (double)c->guest_insns_translated);
-    s->print(s->opaque, text);
-    snprintf(text, sizeof text, "%-24s %14.2f  host bytes per guest byte", "bt.expansion",
-             (double)c->host_bytes_emitted / (double)c->guest_bytes_translated);
-    s->print(s->opaque, text);
+    ratio_row(s, "bt.translate_cycles", c->translate_tsc, c->guest_insns_translated, 1,
+              "host TSC cycles per guest instruction translated");
+    ratio_row(s, "bt.expansion", c->host_bytes_emitted, c->guest_bytes_translated, 2,
+              "host bytes per guest byte");
 }
 
-void mon_stats_print(struct vm *vm, void (*print)(void *, const char *), void *opaque) {
-    struct sink s = {print, opaque};
+void mon_stats_print(struct vm *vm, bool json, void (*print)(void *, const char *), void *opaque) {
+    struct sink s = {.print = print, .opaque = opaque, .json = json};
     monitor_counters(vm, &s);
     mmu_counters(vm->mmu, &s);
     if (vm->bt)
         bt_counter_rows(bt_counters(vm->bt), &s);
+    if (json)
+        print(opaque, "}");
 }
 
 void mon_rings_print(struct vm *vm, void (*print)(void *, const char *), void *opaque) {

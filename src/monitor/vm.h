@@ -127,7 +127,7 @@ struct mon_gdb {
     X(io_writes, "port writes")                                                                    \
     X(mmio_reads, "memory-mapped reads")                                                           \
     X(mmio_writes, "memory-mapped writes")                                                         \
-    X(hardware_exits, "exits of the processor's own virtualization (-accel kvm)")                    \
+    X(hardware_exits, "exits of the processor's own virtualization (-accel kvm)")                  \
     X(resets, "machine resets")                                                                    \
     X(lockstep_units, "units compared by -lockstep")
 struct mon_counters {
@@ -155,6 +155,8 @@ struct mon_firmware {
 };
 
 struct mon_lockstep;
+struct mon_sampler;
+struct mon_perfmap;
 struct mon_kvm;
 struct tt_recorder;
 struct mon_replay;
@@ -194,9 +196,11 @@ struct vm {
     struct mon_lockstep *lockstep;
     u64 random_state; /* -icount: of the generator behind RDRAND */
     struct mon_replay *replay;
-    struct mon_kvm *kvm; /* -accel kvm */
+    struct mon_kvm *kvm;           /* -accel kvm */
+    struct mon_perfmap *perfmap;   /* -perfmap, -jitdump */
+    struct mon_sampler *sampler;   /* -profile, -trace-out */
     struct tt_recorder *recording; /* -trace-out */
-    u64 next_input_poll_ns; /* icount with a regular file as stdin */
+    u64 next_input_poll_ns;        /* icount with a regular file as stdin */
 };
 
 static inline void mon_engine_look(struct vm *vm) {
@@ -284,6 +288,16 @@ static inline bool mon_gdb_at_breakpoint(const struct vm *vm) {
 /* run.c: shared with lockstep_hosted.c */
 enum mon_exit mon_interp_exit(enum interp_result result);
 
+/* perfmap_hosted.c; debug_metal.c: there is none */
+bool mon_perfmap_open(struct vm *vm, struct mon_error *err);
+void mon_perfmap_close(struct vm *vm);
+
+/* sampler_hosted.c; debug_metal.c: there is none. Starts after mon_events_start, where it is asked
+ * for; the end writes the profile, false after an error message. */
+bool mon_sampler_start(struct vm *vm, struct mon_error *err);
+void mon_sampler_drain(struct vm *vm);
+bool mon_sampler_end(struct vm *vm);
+
 /* recording_hosted.c; debug_metal.c: there is none. The end says what was recorded; false after an
  * error message. */
 bool mon_recording_open(struct vm *vm, struct mon_error *err);
@@ -300,7 +314,7 @@ enum mon_exit mon_lockstep_run(struct vm *vm);
 int mon_sensitive_report(void);
 
 /* stats.c */
-void mon_stats_print(struct vm *vm, void (*print)(void *, const char *), void *opaque);
+void mon_stats_print(struct vm *vm, bool json, void (*print)(void *, const char *), void *opaque);
 /* Time by executing ring. */
 void mon_rings_print(struct vm *vm, void (*print)(void *, const char *), void *opaque);
 

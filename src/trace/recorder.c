@@ -65,7 +65,7 @@ void tt_record_sample_sigsafe(struct tt_recorder *r, u64 pc) {
 }
 
 bool tt_record_end(struct tt_recorder *r, struct tt_totals *totals, struct tt_error *err) {
-    bt_observe(r->bt, NULL, NULL);
+    bt_unobserve(r->bt, tt_hear, r);
     tt_hear_counts(r);
     write_all(r);
     tt_write_counters(r->writer, &r->before, bt_counters(r->bt));

@@ -86,7 +86,7 @@ static void record_a_run(struct world *w, struct record *r) {
     mmu_phys_written(w->cpu->mmu, GPA(CODE + 0x202), 1);
     run_to_hlt(w, CODE);
     assert_int_equal(reg(w, R_EBX), 20 * 3 + 20 * 5);
-    bt_observe(w->bt, NULL, NULL);
+    bt_unobserve(w->bt, observe, r);
 }
 
 static void the_same_events_make_the_same_image(void **state) {

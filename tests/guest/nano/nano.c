@@ -1,11 +1,15 @@
 /*
- * metal_bench.c: what privileged operations cost, one at a time: a Multiboot kernel like the guest
- * tests, and built with their library. Every row repeats one operation between two readings of the
- * TSC; bench/metal runs this kernel with and without Ringfold, where the TSC counts instructions.
+ * nano.c: the nanobenchmarks: what privileged operations cost, one at a time: a Multiboot kernel
+ * like the guest tests, and built with their library. Every row repeats one operation between two
+ * readings of the TSC. `ringfold study` runs it under every engine of the host; bench/metal with
+ * and without the bootable image, where the TSC counts instructions. The rows that Adams and Agesen
+ * published ("A Comparison of Software and Hardware Techniques for x86 Virtualization", ASPLOS
+ * 2006, section 6.3 "Nanobenchmarks") are among them.
  *
  * The memory map is that of a small system: the kernel in supervisor pages, global and mapped
  * alike in every address space; applications and their data in user pages 1 GiB further up.
- * Kernel command line: rounds=1 rows=MASK batches=N. Output, after one batch of warm-up:
+ * Kernel command line: rounds=1 rows=NAME,NAME... (default: all) batches=N. Output, after one batch
+ * of warm-up:
  *
  *     row NAME TICKS/OPERATIONS TICKS/OPERATIONS ...
  */
@@ -16,7 +20,7 @@ enum { V_END = 0x81, V_SWITCH = 0x82, V_TIMER = 0x20 }; /* beside INT 80h */
 enum { CODE_BASE = 0x40000000, STACK_BASE = 0x40010000, DATA_BASE = 0x50000000 };
 enum { DATA_TABLES = 4, DATA_PAGES = DATA_TABLES * 1024, DATA_FRAMES = 32 << 20 };
 enum { KMAP_ADDRESS = 0x01fff000 }; /* the last page of the identity mapping */
-enum { MAX_BATCHES = 8, SPACES = 32, PAGE = 4096, TIMER_HZ = 1000 };
+enum { MAX_BATCHES = 8, SPACES = 64, PAGE = 4096, TIMER_HZ = 1000 };
 enum { USER_PAGE = PT_P | PT_W | PT_U | PT_A | PT_D, KERNEL_PAGE = PT_P | PT_W | PT_A | PT_D };
 
 /* ---- The operations ---- */
@@ -48,6 +52,17 @@ RING0(kernel_store, "mov %ecx,(%ebx)");
 RING0(kernel_cli_sti, TEN("cli; sti") "cli");
 RING0(kernel_pushf_popf, TEN("pushf; popf"));
 RING0(kernel_in, "in $0x21,%al");
+RING0(kernel_out, "out %al,$0x80");
+RING0(kernel_write_cr0, "mov %ebx,%cr0");
+RING0(kernel_write_cr3, "mov %ebx,%cr3");
+RING0(kernel_write_cr4, "mov %ebx,%cr4");
+RING0(kernel_invlpg, "invlpg (%ebp)");
+RING0(kernel_iret, "pushf; push %cs; push $2f; iret; 2:");
+RING0(kernel_cpuid, "xor %eax,%eax; cpuid");
+RING0(kernel_pt_map, "mov %ecx,(%ebx); mov (%ebp),%eax; movl $0,(%ebx); invlpg (%ebp)");
+RING0(kernel_pt_protect, "xor $2,%ecx; mov %ecx,(%ebx); invlpg (%ebp); mov (%ebp),%eax");
+RING3(user_divide, "xor %ecx,%ecx; div %ecx");
+RING3(user_rdtsc, TEN("rdtsc"));
 RING0(kernel_rdtsc, TEN("rdtsc"));
 RING0(kernel_mov_cr0, TEN("mov %cr0,%eax"));
 RING0(kernel_call, TEN("call call_target"));
@@ -65,6 +80,7 @@ CODE(handle_int80, "iret");
 CODE(handle_sysenter, "sti; sysexit");
 CODE(handle_switch, "push %eax; mov %cr3,%eax; xor space_difference,%eax; mov %eax,%cr3; pop %eax;"
                     "iret");
+CODE(handle_divide, "addl $2,(%esp); iret"); /* over the DIV */
 CODE(handle_timer, "push %eax; incl ticks; mov $0x20,%al; out %al,$0x20; pop %eax; iret");
 /* Makes the page of CR2 present: its table is fault_table, its frame at the same offset. */
 CODE(handle_fault, "push %eax; push %edx; mov %cr2,%eax; mov %eax,%edx; shr $12,%edx;"
@@ -250,7 +266,93 @@ static struct result with_timer_in_ring3(const struct row *row) {
     return with_timer(row, true);
 }
 
+static struct result after_division(const struct row *row) {
+    idt_set(V_DE, gate((u32)handle_divide, KERNEL_CODE, 0x8e));
+    struct result result = in_ring3(row);
+    idt_set(V_DE, default_gate(V_DE));
+    return result;
+}
+
+static struct result with_cr(const struct row *row) {
+    struct row with = *row;
+    with.arguments.ebx = row->code == kernel_write_cr0   ? read_cr0()
+                         : row->code == kernel_write_cr3 ? read_cr3()
+                                                         : read_cr4();
+    return in_ring0(&with);
+}
+
+/* ---- Waking up from HLT ---- */
+
+enum { SHORT_COUNT = 1193, LONG_COUNT = 10 * SHORT_COUNT }; /* of the PIT: 1 ms, 10 ms */
+
+/* TSC ticks from programming a one-shot to the instruction after HLT. */
+static u32 sleep_for(u32 count) {
+    u64 start, end;
+    ticks = 0;
+    __asm__ volatile("rdtsc" : "=A"(start)::"memory");
+    outb(0x43, 0x30); /* mode 0: the output rises when the count is over */
+    outb(0x40, (u8)count);
+    outb(0x40, (u8)(count >> 8));
+    while (!ticks)
+        __asm__ volatile("sti; hlt; cli" ::: "memory");
+    __asm__ volatile("rdtsc" : "=A"(end)::"memory");
+    return (u32)(end - start);
+}
+
+/* What is left of a sleep when its own time is taken off, which the long one tells. */
+static struct result wake_up(const struct row *row) {
+    pic_init(0xfffe);
+    u32 least_short = ~0u, least_long = ~0u;
+    for (u32 i = 0; i < row->repetitions; i++) {
+        u32 a = sleep_for(SHORT_COUNT), b = sleep_for(LONG_COUNT);
+        least_short = a < least_short ? a : least_short;
+        least_long = b < least_long ? b : least_long;
+    }
+    pit_stop();
+    u32 per_short = (least_long - least_short) / ((LONG_COUNT - SHORT_COUNT) / SHORT_COUNT);
+    return (struct result){least_short > per_short ? least_short - per_short : 0, 1};
+}
+
+/* ---- A new process ---- */
+
+/* What fork does to page tables: every entry copied, both copies write-protected, then one flush.
+ */
+static struct result like_fork(const struct row *row) {
+    struct space *parent = new_space(true), *child = new_space(false);
+    u64 start, end;
+    write_cr3(cr3_of(parent));
+    __asm__ volatile("rdtsc" : "=A"(start)::"memory");
+    for (u32 t = 0; t < DATA_TABLES; t++)
+        for (u32 i = 0; i < 1024; i++) {
+            u32 entry = parent->data[t][i] & ~(u32)PT_W;
+            *(volatile u32 *)&parent->data[t][i] = entry;
+            *(volatile u32 *)&child->data[t][i] = entry;
+        }
+    write_cr3(cr3_of(parent));
+    __asm__ volatile("rdtsc" : "=A"(end)::"memory");
+    write_cr3((u32)page_directory);
+    return (struct result){(u32)(end - start), row->repetitions};
+}
+
 /* ---- The rows ---- */
+
+/* Whether rows= on the command line, if there, names it. */
+static bool wanted(const char *name) {
+    const char *list = NULL;
+    for (const char *p = command_line(); *p; p++)
+        if (p[0] == 'r' && p[1] == 'o' && p[2] == 'w' && p[3] == 's' && p[4] == '=')
+            list = p + 5;
+    for (const char *p = list; p && *p && *p != ' ';) {
+        const char *q = p, *n = name;
+        while (*n && *q == *n)
+            q++, n++;
+        if (!*n && (*q == ',' || *q == ' ' || !*q))
+            return true;
+        while (*p && *p != ' ' && *p++ != ',')
+            ;
+    }
+    return !list;
+}
 
 static void run_row(const struct row *row, u32 batches) {
     row->batch(row);
@@ -306,15 +408,28 @@ void test(void) {
          10,
          kernel_call_indirect,
          {(u32)call_target, (u32)call_target2, 0}},
+        {"out_port", in_ring0, 1000, 1, kernel_out, {0}},
+        {"write_cr0", with_cr, 1000, 1, kernel_write_cr0, {0}},
+        {"write_cr3", with_cr, 1000, 1, kernel_write_cr3, {0}},
+        {"write_cr4", with_cr, 1000, 1, kernel_write_cr4, {0}},
+        {"invlpg", in_ring0, 1000, 1, kernel_invlpg, kmap},
+        {"iret", in_ring0, 1000, 1, kernel_iret, {0}},
+        {"cpuid", in_ring0, 1000, 1, kernel_cpuid, {0}},
+        {"div_zero", after_division, 1000, 1, user_divide, {0}},
+        {"pt_map", in_ring0, 1000, 1, kernel_pt_map, kmap},
+        {"pt_protect", in_ring0, 1000, 1, kernel_pt_protect, kmap},
+        {"rdtsc_user", in_ring3, 100, 10, user_rdtsc, {0}},
+        {"hlt_wake", wake_up, 3, 1, NULL, {0}},
+        {"fork_page", like_fork, DATA_PAGES, 1, NULL, {0}},
     };
-    u32 mask = option("rows", 0xffffffff), batches = option("batches", 5);
+    u32 batches = option("batches", 5);
     if (batches > MAX_BATCHES)
         batches = MAX_BATCHES;
     prepare_memory();
     prepare_processor();
     prepare_handlers();
     for (u32 i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        if (mask >> i & 1)
+        if (wanted(rows[i].name))
             run_row(&rows[i], batches);
     print("rows end\n");
 }
