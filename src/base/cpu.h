@@ -68,6 +68,16 @@ enum {
 };
 enum { EFER_SCE = 1, EFER_NXE = 1 << 11 };
 
+/* Debug registers: SDM volume 3, section 17.2 "Debug Registers". */
+enum {
+    DR6_BD = 1 << 13,
+    DR6_BS = 1 << 14,
+    DR6_BT = 1 << 15,
+    DR7_LOCAL_ENABLES = 0x155, /* L0 to L3, LE */
+    DR7_ANY_ENABLE = 0xff,     /* L0 to L3, G0 to G3 */
+    DR7_GD = 1 << 13
+};
+
 /* Exception vectors: SDM volume 3, section 6.3 "Sources of Interrupts", table 6-1. */
 enum vector {
     VEC_DE = 0,
@@ -168,8 +178,11 @@ struct cpu_bus {
 struct mmu;
 struct bt_vcpu;
 
-/* Interrupt shadow after STI / MOV SS / POP SS: counts down by interp after each instruction. */
-enum { SHADOW_STI = 1, SHADOW_SS = 2 };
+/* Interrupt shadow after STI / MOV SS / POP SS: counts down by interp after each instruction. Above
+ * it DR6's B0 to B3 of data breakpoints that were hit and wait to be reported, at the next boundary
+ * of instructions that no MOV SS shadows: no interrupt comes before them. */
+enum { SHADOW_STI = 1, SHADOW_SS = 2, SHADOW_DEBUG = 0xf0 };
+#define SHADOW_DEBUG_SHIFT 4
 
 struct cpu {
     u64 gpr[16];

@@ -30,6 +30,7 @@ enum {
 };
 enum {
     FSW_EXCEPTIONS = 0x3f,
+    FSW_PE = 0x20,
     FSW_SF = 0x40,
     FSW_ES = 0x80,
     FSW_TOP = 0x3800,
@@ -57,10 +58,6 @@ static inline void fx_set16(struct cpu *cpu, unsigned offset, u16 value) {
     store16(cpu->fx + offset, value);
 }
 
-/* The memory operand's linear address after the segment's checks (write: for writing too). */
-bool hostfp_operand_linear(struct cpu *cpu, const struct insn *in, unsigned bytes, bool write,
-                           u32 *lin);
-
 /* FSW.ES and B follow the flags and masks, as the processor keeps them. */
 void hostfp_update_es(struct cpu *cpu);
 
@@ -70,13 +67,15 @@ void hostfp_set_fsw(struct cpu *cpu, u16 fsw);
 /* The instructions that move or reset whole state. Each returns false with cpu->fault and the state
  * unchanged. The CR0 and CR4 rules and pending exceptions were looked at by the caller. */
 void hostfp_fninit(struct cpu *cpu);
-bool hostfp_fnstenv(struct cpu *cpu, const struct insn *in);
-bool hostfp_fldenv(struct cpu *cpu, const struct insn *in);
-bool hostfp_fnsave(struct cpu *cpu, const struct insn *in);
-bool hostfp_frstor(struct cpu *cpu, const struct insn *in);
-bool hostfp_fxsave(struct cpu *cpu, const struct insn *in);
-bool hostfp_fxrstor(struct cpu *cpu, const struct insn *in);
-bool hostfp_ldmxcsr(struct cpu *cpu, const struct insn *in);
-bool hostfp_store(struct cpu *cpu, const struct insn *in, const void *value, unsigned bytes);
+bool hostfp_fnstenv(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fldenv(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fnsave(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_frstor(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fxsave(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fxrstor(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_ldmxcsr(struct interp *it, struct cpu *cpu, const struct insn *in);
+/* Stores to the memory operand, which must be aligned to `align` where that is checked. */
+bool hostfp_store(struct interp *it, struct cpu *cpu, const struct insn *in, const void *value,
+                  unsigned bytes, u8 align);
 
 #endif

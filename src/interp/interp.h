@@ -38,13 +38,10 @@ enum interp_result interp_run(struct interp *in, struct cpu *cpu, u64 max_insns,
  * The host is an x86: the instruction itself runs, natively, on the guest's FX state, its memory
  * operand redirected to a buffer. */
 struct insn;
-struct hostfp;
-struct hostfp *hostfp_create(void);
-void hostfp_destroy(struct hostfp *fp);
 /* Executes one x87/MMX/SSE instruction. False: cpu->fault (#NM, #UD, #MF, #XM, #GP, #PF, ...). Does
  * not advance eip. Also writes integer registers and flags where the instruction does (FNSTSW AX,
  * MOVD, COMISS, FCOMI, PMOVMSKB, ...). */
-bool hostfp_execute(struct hostfp *fp, struct cpu *cpu, const struct insn *in);
+bool hostfp_execute(struct interp *it, struct cpu *cpu, const struct insn *in);
 /* True for instructions that hostfp_execute handles. */
 bool hostfp_handles(const struct insn *in);
 

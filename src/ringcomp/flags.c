@@ -45,7 +45,7 @@ bool rc_sti(struct cpu *cpu) {
     if (!may_change_if(cpu))
         return false;
     if (!(cpu->eflags & F_IF))
-        cpu->shadow = SHADOW_STI;
+        cpu->shadow |= SHADOW_STI;
     cpu->eflags |= F_IF;
     return true;
 }

@@ -82,8 +82,7 @@ static u32 mask_move(const struct insn *in, const struct fuzz_result *native,
     (void)engine;
     if (in->mnemonic != ZYDIS_MNEMONIC_MASKMOVQ && in->mnemonic != ZYDIS_MNEMONIC_MASKMOVDQU)
         return d;
-    bool memory = faulted(native, VEC_PF) || faulted(native, VEC_GP) || faulted(native, VEC_SS);
-    return memory ? 0 : d;
+    return memory_fault(native) || faulted(native, VEC_GP) || faulted(native, VEC_SS) ? 0 : d;
 }
 
 static u32 popa_partial(const struct insn *in, const struct fuzz_result *native,

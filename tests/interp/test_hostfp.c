@@ -34,7 +34,7 @@ enum {
 
 struct world {
     struct cpu *cpu;
-    struct hostfp *fp;
+    struct interp *it;
     u8 *memory; /* guest memory at MEMORY_AT */
 };
 
@@ -44,8 +44,8 @@ static int create_world(void **state) {
     w->cpu = aligned_alloc(4096, ALIGN_UP(sizeof *w->cpu + 4096, 4096));
     memset(w->cpu, 0, sizeof *w->cpu);
     w->cpu->mmu = mmu_create(1 << 20, &err);
-    w->fp = hostfp_create();
-    if (!w->cpu->mmu || !w->fp)
+    w->it = interp_create();
+    if (!w->cpu->mmu || !w->it)
         return -1;
     cpu_reset(w->cpu);
     struct cpu *cpu = w->cpu;
@@ -65,7 +65,7 @@ static int create_world(void **state) {
 
 static int destroy_world(void **state) {
     struct world *w = *state;
-    hostfp_destroy(w->fp);
+    interp_destroy(w->it);
     mmu_destroy(w->cpu->mmu);
     free(w->cpu);
     free(w);
@@ -309,7 +309,7 @@ static void compare(struct world *w, const u8 *bytes, const struct insn *in, boo
     cpu->gpr[R_EDI] = MEMORY_AT;
     cpu->eflags = (u32)(n->flags & F_ARITH) | F_FIXED;
     u32 mxcsr_before = load32(cpu->fx + MXCSR);
-    bool ok = hostfp_execute(w->fp, cpu, in);
+    bool ok = hostfp_execute(w->it, cpu, in);
     native_run(n, bytes, in->length);
     compared++;
     if (ok != (n->signal == 0)) {
@@ -438,7 +438,7 @@ static bool run(struct world *w, const char *hex) {
     assert_int_equal(insn_decode(&in, bytes, 15, true, true), INSN_OK);
     assert_true(hostfp_handles(&in));
     memset(&w->cpu->fault, 0, sizeof w->cpu->fault);
-    return hostfp_execute(w->fp, w->cpu, &in);
+    return hostfp_execute(w->it, w->cpu, &in);
 }
 
 static void fresh(struct world *w) {
