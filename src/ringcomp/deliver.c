@@ -181,11 +181,9 @@ bool rc_deliver(struct cpu *cpu, u8 vector, enum rc_event event, bool has_error,
                          .return_eip = return_eip};
     if (unlikely(cpu_v86(cpu)) && event == RC_SOFTWARE && (cpu->eflags & F_IOPL) != F_IOPL)
         return rc_gp0(cpu);
-    if (unlikely(!deliver(cpu, &d)))
-        return false;
-    if (event == RC_NMI)
+    if (unlikely(event == RC_NMI)) /* from here on, whatever becomes of the delivery */
         cpu->nmi_blocked = true;
-    return true;
+    return deliver(cpu, &d);
 }
 
 /* ---- Faults, double faults, shutdown: SDM volume 3, section 6.15, table 6-5 ---- */

@@ -78,7 +78,8 @@ enum rc_event {
     RC_NMI
 };
 /* One attempt to deliver through IVT or IDT; the return address is return_eip. False: the fault
- * that occurred during delivery. */
+ * that occurred during delivery. An NMI blocks further ones then, too: SDM volume 3, section 6.7.1
+ * "Handling Multiple NMIs". */
 bool rc_deliver(struct cpu *cpu, u8 vector, enum rc_event event, bool has_error, u32 error,
                 u32 return_eip);
 /* Delivers cpu->fault for the instruction at cpu->eip, with double- and triple-fault rules (SDM
