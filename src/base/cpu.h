@@ -172,6 +172,9 @@ struct cpu_bus {
      * writes *value; false: #GP(0). Also told of writes to IA32_TIME_STAMP_COUNTER, when they are
      * done. NULL: none of them is there, and IA32_APIC_BASE is a plain register. */
     bool (*msr)(void *opaque, u32 index, bool write, u64 *value);
+    /* FERR# is asserted (told by each instruction that meets the error) or ends; returns IGNNE#.
+     * NULL: nothing is connected. SDM volume 1, section 8.7.2 "MS-DOS Compatibility Sub-mode". */
+    bool (*ferr)(void *opaque, bool asserted);
     void *opaque;
 };
 
@@ -195,7 +198,8 @@ struct cpu {
     u32 eflags; /* bit 1 always set */
     u8 cpl;
     u8 shadow;   /* SHADOW_* in force for the next instruction */
-    bool halted; /* HLT executed, waiting for an interrupt */
+    bool ferr;   /* FERR# is asserted: CR0.NE=0, and an x87 instruction met an unmasked error */
+    bool halted; /* HLT executed, or an x87 instruction is frozen: waiting for an interrupt */
     bool nmi_blocked;
     bool shutdown;   /* triple fault */
     bool a20_masked; /* physical address bit 20 is forced to 0: see mmu_set_a20 */
@@ -245,6 +249,12 @@ static inline bool cpu_protected(const struct cpu *cpu) {
 }
 static inline bool cpu_paging(const struct cpu *cpu) {
     return cpu->cr0 & CR0_PG;
+}
+/* The bits of MXCSR that may be set. Denormals-are-zeros came with SSE2: SDM volume 1, section
+ * 11.6.6 "Guidelines for Writing to the MXCSR Register". */
+static inline u32 cpu_mxcsr_mask(const struct cpu *cpu) {
+    bool daz = !cpu->model || (cpu->model->f1_edx >> 26 & 1);
+    return daz ? 0xffff : 0xffbf;
 }
 static inline bool cpu_v86(const struct cpu *cpu) {
     return cpu->eflags & F_VM;

@@ -102,6 +102,9 @@ static inline void select_tsd(struct bt *bt) {
     bt->substrate->tsd = want;
 }
 
+/* DEVIATION: where the machine's MXCSR has more bits than the guest's (AMD's misaligned-exception
+ * mode), LDMXCSR and FXRSTOR of an application that runs untranslated accept them, and FXSAVE shows
+ * the machine's mask. */
 bool substrate_direct_ready(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     struct bt_hot *hot = bt_hot(cpu);

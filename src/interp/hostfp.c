@@ -557,6 +557,8 @@ static void load_call(struct fp_call *call, const struct cpu *cpu, const struct 
     memcpy(call->fx, cpu->fx, FX_GUEST_BYTES);
     memset(call->fx + FX_POINTERS, 0, FX_POINTERS_BYTES);
     store32(call->fx + FX_MXCSR, (mxcsr & ~(u32)MXCSR_FLAGS & MXCSR_VALID) | MXCSR_MASKS);
+    if (unlikely(fx_get16(cpu, FX_FSW) & FSW_ES)) /* passed over: IGNNE# */
+        store16(call->fx + FX_FSW, fx_get16(cpu, FX_FSW) & (u16) ~(FSW_ERROR | FSW_EXCEPTIONS));
     call->eax = (u32)cpu->gpr[gpr->present ? gpr->reg : R_EAX];
     call->ecx = (u32)cpu->gpr[R_ECX];
     call->edx = (u32)cpu->gpr[R_EDX];
@@ -614,10 +616,15 @@ static void record_pointers(struct cpu *cpu, const struct insn *in, const struct
 static void commit(struct cpu *cpu, const struct fp_call *call, const struct insn *in,
                    const struct gpr_operand *gpr) {
     u8 pointers[FX_POINTERS_BYTES];
+    u16 passed_over = fx_get16(cpu, FX_FSW) & FSW_ES ? fx_get16(cpu, FX_FSW) & FSW_EXCEPTIONS : 0;
     memcpy(pointers, cpu->fx + FX_POINTERS, sizeof pointers);
     memcpy(cpu->fx, call->fx, FX_GUEST_BYTES);
     memcpy(cpu->fx + FX_POINTERS, pointers, sizeof pointers);
-    store32(cpu->fx + FX_MXCSR_MASK, MXCSR_VALID);
+    store32(cpu->fx + FX_MXCSR_MASK, cpu_mxcsr_mask(cpu));
+    if (unlikely(passed_over)) {
+        fx_set16(cpu, FX_FSW, fx_get16(cpu, FX_FSW) | passed_over);
+        hostfp_update_es(cpu);
+    }
     cpu->eflags = (cpu->eflags & ~(u32)F_ARITH) | ((u32)call->flags & F_ARITH);
     if (gpr->present)
         cpu->gpr[gpr->reg] = (u32)call->eax;
@@ -665,7 +672,7 @@ static bool feature_present(const struct hostfp *fp, const struct cpu *cpu, enum
     return f < FEATURE_NEVER && (features >> f & 1);
 }
 
-bool hostfp_execute(struct interp *it, struct cpu *cpu, const struct insn *in) {
+static bool execute(struct interp *it, struct cpu *cpu, const struct insn *in) {
     struct hostfp *fp = it->fp;
     enum kind kind = kind_of(in);
     struct gpr_operand gpr = find_gpr(in);
@@ -679,14 +686,24 @@ bool hostfp_execute(struct interp *it, struct cpu *cpu, const struct insn *in) {
     bool control = false, waits = kind == KIND_FWAIT || kind == KIND_MMX || kind == KIND_SSE_MMX;
     if (kind == KIND_X87)
         control = x87_control(in, &waits);
-    /* DEVIATION: with CR0.NE=0 hardware would signal FERR# (IRQ 13) instead; #MF is raised anyway.
-     */
-    if (waits && (fx_get16(cpu, FX_FSW) & FSW_ES))
-        return cpu_fault(cpu, VEC_MF);
+    if (waits && unlikely(fx_get16(cpu, FX_FSW) & FSW_ES)) {
+        if (cpu->cr0 & CR0_NE)
+            return cpu_fault(cpu, VEC_MF);
+        cpu->halted = !hostfp_error_ignored(cpu);
+        if (cpu->halted)
+            return true;
+    }
     if (kind == KIND_FWAIT)
         return true;
     enum software s = kind == KIND_X87 ? x87_state_insn(it, cpu, in) : sse_state_insn(it, cpu, in);
     if (s != SOFTWARE_NO)
         return s == SOFTWARE_DONE;
     return execute_natively(it, cpu, in, kind, &gpr, control);
+}
+
+bool hostfp_execute(struct interp *it, struct cpu *cpu, const struct insn *in) {
+    bool done = execute(it, cpu, in);
+    if (unlikely(cpu->ferr))
+        hostfp_watch_error(cpu);
+    return done;
 }

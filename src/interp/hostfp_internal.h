@@ -35,6 +35,7 @@ enum {
     FSW_ES = 0x80,
     FSW_TOP = 0x3800,
     FSW_B = 0x8000,
+    FSW_ERROR = FSW_ES | FSW_B,
     FCW_MASKS = 0x3f,
     FCW_RESERVED_ONE = 0x40,
     FCW_WRITABLE = 0x1f3f,
@@ -60,6 +61,13 @@ static inline void fx_set16(struct cpu *cpu, unsigned offset, u16 value) {
 
 /* FSW.ES and B follow the flags and masks, as the processor keeps them. */
 void hostfp_update_es(struct cpu *cpu);
+
+/* CR0.NE=0, and an instruction that waits meets an error: asserts FERR#. True when the guest wants
+ * it passed over (IGNNE#); else the CPU waits for an interrupt in front of it, of whichever vector,
+ * and asks again. SDM volume 1, section 8.7.2 "MS-DOS Compatibility Sub-mode". */
+bool hostfp_error_ignored(struct cpu *cpu);
+/* FERR# ends with the error: after each instruction while it is asserted. */
+void hostfp_watch_error(struct cpu *cpu);
 
 /* Sets FSW. FX images hold registers in ST order, so a new TOP turns the file. */
 void hostfp_set_fsw(struct cpu *cpu, u16 fsw);

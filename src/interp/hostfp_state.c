@@ -13,6 +13,19 @@ void hostfp_update_es(struct cpu *cpu) {
     fx_set16(cpu, FX_FSW, fsw);
 }
 
+bool hostfp_error_ignored(struct cpu *cpu) {
+    cpu->ferr = true;
+    return cpu->bus && cpu->bus->ferr && cpu->bus->ferr(cpu->bus->opaque, true);
+}
+
+void hostfp_watch_error(struct cpu *cpu) {
+    if (fx_get16(cpu, FX_FSW) & FSW_ES)
+        return;
+    cpu->ferr = false;
+    if (cpu->bus && cpu->bus->ferr)
+        cpu->bus->ferr(cpu->bus->opaque, false);
+}
+
 void hostfp_set_fsw(struct cpu *cpu, u16 fsw) {
     unsigned turn = ((fsw & FSW_TOP) - (fx_get16(cpu, FX_FSW) & FSW_TOP)) >> 11 & 7;
     u8 turned[128];
@@ -259,7 +272,7 @@ bool hostfp_fxsave(struct interp *it, struct cpu *cpu, const struct insn *in) {
     image[FX_FTW + 1] = 0;
     store16(image + FX_FCS + 2, 0);
     store16(image + FX_FDS + 2, 0);
-    store32(image + FX_MXCSR_MASK, MXCSR_VALID);
+    store32(image + FX_MXCSR_MASK, cpu_mxcsr_mask(cpu));
     return mmu_check_write(cpu, lin, FX_BYTES, MMU_WRITE) &&
            mmu_write(cpu, lin, image, sizeof image, MMU_WRITE);
 }
@@ -271,7 +284,7 @@ bool hostfp_fxrstor(struct interp *it, struct cpu *cpu, const struct insn *in) {
         return false;
     /* Without CR4.OSFXSR the SSE part stays as it is: SDM volume 2, "FXRSTOR". */
     bool with_sse = cpu->cr4 & CR4_OSFXSR;
-    if (with_sse && (load32(image + FX_MXCSR) & ~(u32)MXCSR_VALID))
+    if (with_sse && (load32(image + FX_MXCSR) & ~cpu_mxcsr_mask(cpu)))
         return cpu_fault_error(cpu, VEC_GP, 0);
     memcpy(cpu->fx, image, FX_MXCSR);
     fx_set16(cpu, FX_FCW, (fx_get16(cpu, FX_FCW) & FCW_WRITABLE) | FCW_RESERVED_ONE);
@@ -295,7 +308,7 @@ bool hostfp_ldmxcsr(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u32 value;
     if (!fetch(it, cpu, in, &value, sizeof value, 4))
         return false;
-    if (value & ~(u32)MXCSR_VALID)
+    if (value & ~cpu_mxcsr_mask(cpu))
         return cpu_fault_error(cpu, VEC_GP, 0);
     store32(cpu->fx + FX_MXCSR, value);
     return true;

@@ -139,6 +139,8 @@ static inline enum interp_result retire(struct cpu *cpu, const struct insn *in, 
         cpu->eip += in->length;
         cpu->insn_count++;
         return INTERP_HALT;
+    case EX_FREEZE:
+        return INTERP_HALT;
     case EX_REP_MORE:
         /* What comes now pushes RF set: SDM volume 3, section 17.3.1.1. */
         cpu->eflags |= F_RF;
@@ -187,6 +189,15 @@ static void undo_start(struct cpu *cpu, u16 task, u32 flags, u8 shadow) {
     cpu->shadow = shadow;
 }
 
+/* In front of an x87 instruction that waits for an interrupt. */
+static enum interp_result frozen(struct cpu *cpu, u32 flags, u8 shadow) {
+    cpu->eflags |= flags & F_RF;
+    cpu->shadow = 0;
+    if (shadow & SHADOW_DEBUG)
+        return debug_trap(cpu, shadow >> SHADOW_DEBUG_SHIFT);
+    return INTERP_HALT;
+}
+
 /* The traps of an instruction that is done: data breakpoints, single step. After one that loads SS
  * the former wait for the next instruction, whose own single step takes the place of this one. */
 static enum interp_result debug_after(struct cpu *cpu, u32 hits, bool single_step,
@@ -228,6 +239,8 @@ static __attribute__((noinline)) enum interp_result step_careful(struct interp *
     it->checks = 0;
     it->rep_budget = REP_CHUNK;
     enum interp_result result = retire(cpu, &d->insn, outcome);
+    if (outcome == EX_FREEZE) /* no shadow may keep the CPU from waking up */
+        return frozen(cpu, flags, shadow);
     if (result == INTERP_FAULT) {
         undo_start(cpu, task, flags, shadow);
         return result;

@@ -21,6 +21,7 @@ enum ex {
     EX_DELIVERED, /* done: far transfer or IRET, eip was set */
     EX_INT,       /* done: software interrupt delivered, eip was set; no single-step trap */
     EX_HALT,      /* done: HLT */
+    EX_FREEZE,    /* cpu->halted: an x87 error waits for an interrupt; nothing changed */
     EX_REP_MORE,  /* a REP string used up its chunk; eip stays */
     EX_FAULT      /* cpu->fault holds the exception; nothing changed */
 };

@@ -80,6 +80,13 @@ static bool bus_msr(void *opaque, u32 index, bool write, u64 *value) {
     return good;
 }
 
+static bool bus_ferr(void *opaque, bool asserted) {
+    struct vm *vm = opaque;
+    bool ignne = dev_ferr_set(vm->dev, asserted);
+    note_device_access(vm);
+    return ignne;
+}
+
 static u64 clock_now(void *opaque) {
     return mon_clock_now_ns(opaque);
 }
@@ -171,6 +178,7 @@ static bool create_memory(struct vm *vm, struct mon_error *err) {
                                .mmio_write = bus_mmio_write,
                                .tsc = bus_tsc,
                                .msr = mon_cpu_has(&vm->model, "apic") ? bus_msr : NULL,
+                               .ferr = bus_ferr,
                                .opaque = vm};
     vm->cpu->mmu = vm->mmu;
     vm->cpu->bus = &vm->bus;

@@ -347,12 +347,14 @@ bool rc_direct_state(const struct cpu *cpu) {
            !(cpu->cr0 & (CR0_TS | CR0_EM)) && (cpu->cr4 & CR4_OSFXSR) &&
            (cpu->eflags & (REFUSED_FLAGS | F_IF)) == F_IF &&
            ((cpu->cr0 & CR0_AM) || !(cpu->eflags & F_AC)) && !(cpu->dr[7] & DR7_ANY_ENABLE) &&
-           !cpu->shadow && (ss->attr & ATTR_DB) && cpu->eip <= cs->limit;
+           !cpu->shadow && !cpu->ferr && (ss->attr & ATTR_DB) && cpu->eip <= cs->limit;
 }
 
 /* The registers are those of the remembered state, but for what may differ and the segments. */
 static inline bool registers_are_known(const struct rc_shadow *s, const struct cpu *cpu) {
-    return likely(s->known && load16(&cpu->cpl) == 3 &&
+    /* CPL, and neither shadow nor FERR#; a CPU that runs is not halted */
+    _Static_assert(offsetof(struct cpu, halted) == offsetof(struct cpu, cpl) + 3, "four bytes");
+    return likely(s->known && load32(&cpu->cpl) == 3 &&
                   (cpu->eflags & (REFUSED_FLAGS | F_AC | F_IF)) == F_IF &&
                   !(cpu->dr[7] & DR7_ANY_ENABLE) && cpu->eip <= cpu->seg[SEG_CS].limit);
 }

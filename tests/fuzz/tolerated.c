@@ -120,6 +120,7 @@ static u32 alignment_or_limit(const struct insn *in, const struct fuzz_result *n
         wide |= in->op[i].type == OP_MEM && in->op[i].bytes >= 16;
     bool both = (faulted(native, VEC_GP) && faulted(engine, VEC_SS)) ||
                 (faulted(native, VEC_SS) && faulted(engine, VEC_GP));
+    both |= faulted(native, VEC_AC) && (faulted(engine, VEC_GP) || faulted(engine, VEC_SS));
     return wide && both && !native->error && !engine->error ? d & ~(u32)FUZZ_DIFF_FAULT : d;
 }
 
