@@ -86,7 +86,7 @@ static bool translated_trap(struct bt *bt, struct metal_frame *f, u64 cr2) {
 /* Flags an application can change itself, and finds as it left them. */
 #define CPUID_SEP BIT(11)
 #define WINDOW_END BIT64(32)
-#define DIRECT_FLAGS (F_ARITH | F_DF | F_NT | F_AC | F_ID)
+#define DIRECT_FLAGS (F_ARITH | F_TF | F_DF | F_NT | F_AC | F_ID)
 
 /* An application that runs untranslated may read the TSC only while the guest's is the machine's.
  * In translated code RDTSC then traps, too. */
@@ -142,7 +142,7 @@ static void direct_state(struct bt *bt, const struct metal_frame *f) {
     cpu->gpr[R_ESI] = (u32)f->rsi;
     cpu->gpr[R_EDI] = (u32)f->rdi;
     cpu->eip = (u32)f->rip;
-    cpu->eflags = (cpu->eflags & ~(u32)DIRECT_FLAGS) | ((u32)f->rflags & DIRECT_FLAGS);
+    cpu->eflags = (cpu->eflags & ~(u32)(DIRECT_FLAGS | F_RF)) | ((u32)f->rflags & DIRECT_FLAGS);
     if (unlikely(es != known[SEG_ES] || (u16)f->cs != known[SEG_CS] ||
                  (u16)f->ss != known[SEG_SS] || ds != known[SEG_DS] || fs != known[SEG_FS] ||
                  gs != known[SEG_GS]))
@@ -193,7 +193,6 @@ static bool direct_int(struct bt *bt, struct metal_frame *f) {
     cpu->eip = next - (short_form ? 1 : 2);
     if (short_form) /* INT3 and INTO do not look at IOPL and the like: left to the emulator */
         return direct_leave(bt, f, BT_EXIT_EMULATE);
-    cpu->eflags |= (u32)f->rflags & F_TF; /* set by the POPF before: INT n goes first */
     return direct_continue(bt, f, bt_direct_int(cpu, (u32)f->vector, next));
 }
 
@@ -224,13 +223,11 @@ static bool direct_debug(struct bt *bt, struct metal_frame *f) {
     u64 dr6;
     __asm__ volatile("movq %%dr6, %0" : "=r"(dr6));
     __asm__ volatile("movq %0, %%dr6" : : "r"(0xffff0ff0ull));
-    if (!(dr6 & BIT(14))) {
+    if (!(dr6 & DR6_BS)) {
         bt->cpu->eip--; /* INT1 */
         return direct_leave(bt, f, BT_EXIT_EMULATE);
     }
-    bt->cpu->dr[6] |= BIT(14);
-    bt->cpu->eflags |= F_TF;
-    hot_load_flags(bt->cpu);
+    bt->cpu->dr[6] |= DR6_BS;
     return direct_fault(bt, f, VEC_DB);
 }
 
@@ -281,6 +278,8 @@ void bt_interrupted(struct bt *bt, void *frame) {
     if (!is_direct(f))
         return; /* translated code comes to a poll */
     direct_state(bt, f);
+    /* Set in the middle of a repeated string instruction: an interrupt of the guest pushes it. */
+    bt_hot(bt->cpu)->flag_rest |= (u32)f->rflags & F_RF;
     direct_leave(bt, f, BT_EXIT_KICK);
 }
 
