@@ -325,8 +325,9 @@ enum { FX_FIP = 8, FX_FDP = 16 };
 
 /* Turns the host's pointers at the last x87 instruction into the guest's: SDM volume 1, section
  * 8.1.8 "x87 FPU Instruction and Data (Operand) Pointers". Windows are 4-GiB aligned.
- * DEVIATION: hosts whose FXSAVE leaves the pointers out while no exception is pending (AMD's) lose
- * them here, so that the guest reads zero. */
+ * DEVIATION: hosts whose FXSAVE leaves the pointers out while no exception is pending (AMD's
+ * without CPUID 80000008h.EBX[2]) lose them here, so that the guest reads zero; the selector beside
+ * FDP is DS's, though the operand may be on the stack. */
 static void translate_fp_pointers(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     u64 fip = load64(cpu->fx + FX_FIP);

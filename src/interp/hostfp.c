@@ -565,19 +565,17 @@ static void load_call(struct fp_call *call, const struct cpu *cpu, const struct 
     call->flags = (cpu->eflags & F_ARITH) | F_FIXED | F_IF;
 }
 
-/* Raises #XM when the flags hold an unmasked exception: SDM volume 1, section 11.5.3 "SIMD
- * Floating-Point Exception Handling". Only MXCSR's flags change then. */
-static bool check_simd_exceptions(struct cpu *cpu, u32 mxcsr, u32 raised) {
-    u32 unmasked = raised & ~(mxcsr >> MXCSR_MASKS_SHIFT);
-    if (likely(!unmasked))
-        return true;
-    if (unmasked & MXCSR_PRE)
+/* #XM: SDM volume 1, section 11.5.3 "SIMD Floating-Point Exception Handling". Only MXCSR's flags
+ * change then. */
+static bool simd_exception(struct cpu *cpu, u32 mxcsr, u32 raised) {
+    if (raised & ~(mxcsr >> MXCSR_MASKS_SHIFT) & MXCSR_PRE)
         raised &= MXCSR_PRE;
     store32(cpu->fx + FX_MXCSR, mxcsr | raised);
     return cpu_fault(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
 
-static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct gpr_operand *gpr) {
+static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct insn *in,
+                    const struct gpr_operand *gpr) {
     struct fp_call *call = &fp->call;
     u32 mxcsr = load32(cpu->fx + FX_MXCSR) & MXCSR_VALID, effective = mxcsr, tiny = 0;
     if (unlikely(!(mxcsr & MXCSR_UM))) {
@@ -590,12 +588,9 @@ static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct gpr_operand
     }
     load_call(call, cpu, gpr, effective);
     run_stub(call);
-    /* DEVIATION: PE beside an unmasked overflow or underflow tells of the masked result, not of the
-     * one with unbounded exponent; and after #XM by the products of DPPS and DPPD the flags of
-     * their sums are set as well. */
     u32 raised = (load32(call->fx + FX_MXCSR) & MXCSR_FLAGS) | tiny;
-    if (!check_simd_exceptions(cpu, mxcsr, raised))
-        return false;
+    if (unlikely(raised & ~(mxcsr >> MXCSR_MASKS_SHIFT)))
+        return simd_exception(cpu, mxcsr, hostfp_xm_flags(cpu, in, call->memory, mxcsr, raised));
     store32(call->fx + FX_MXCSR, mxcsr | raised);
     return true;
 }
@@ -646,7 +641,7 @@ static bool execute_natively(struct interp *it, struct cpu *cpu, const struct in
     if (!open_memory(it, cpu, in, kind, &m))
         return false;
     if (kind == KIND_SSE || kind == KIND_SSE_MMX) {
-        if (!run_sse(fp, cpu, gpr))
+        if (!run_sse(fp, cpu, in, gpr))
             return false;
     } else {
         load_call(&fp->call, cpu, gpr, load32(cpu->fx + FX_MXCSR));

@@ -45,7 +45,9 @@ enum {
     MXCSR_FLAGS = 0x3f,
     MXCSR_PRE = 0x07, /* IE, DE, ZE: detected before the computation */
     MXCSR_MASKS = 0x1f80,
+    MXCSR_OE = 1 << 3,
     MXCSR_UE = 1 << 4,
+    MXCSR_PE = 1 << 5,
     MXCSR_UM = 1 << 11,
     MXCSR_FZ = 1 << 15,
     MXCSR_VALID = 0xffff,
@@ -68,6 +70,11 @@ void hostfp_update_es(struct cpu *cpu);
 bool hostfp_error_ignored(struct cpu *cpu);
 /* FERR# ends with the error: after each instruction while it is asserted. */
 void hostfp_watch_error(struct cpu *cpu);
+
+/* The flags that an SSE instruction adds to MXCSR by raising #XM, where its masked execution raised
+ * `raised` (hostfp_xm.c). memory: its memory operand, if it has one. */
+u32 hostfp_xm_flags(const struct cpu *cpu, const struct insn *in, const u8 *memory, u32 mxcsr,
+                    u32 raised);
 
 /* Sets FSW. FX images hold registers in ST order, so a new TOP turns the file. */
 void hostfp_set_fsw(struct cpu *cpu, u16 fsw);

@@ -183,7 +183,11 @@ bool rc_deliver(struct cpu *cpu, u8 vector, enum rc_event event, bool has_error,
         return rc_gp0(cpu);
     if (unlikely(event == RC_NMI)) /* from here on, whatever becomes of the delivery */
         cpu->nmi_blocked = true;
-    return deliver(cpu, &d);
+    if (unlikely(!deliver(cpu, &d)))
+        return false;
+    if (event == RC_ICEBP)
+        cpu->dr[7] &= ~(u32)DR7_GD;
+    return true;
 }
 
 /* ---- Faults, double faults, shutdown: SDM volume 3, section 6.15, table 6-5 ---- */
