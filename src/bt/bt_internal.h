@@ -130,6 +130,7 @@ HOT_ASSERT(HOT_CALLOUT_COUNTS, callout_counts);
 HOT_ASSERT(HOT_ENTER_FRAME, enter_frame);
 HOT_ASSERT(HOT_DELTA, delta);
 HOT_ASSERT(HOT_RING_USER, ring_user);
+HOT_ASSERT(HOT_KICK, kick);
 _Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
 
 _Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STRING == (int)BT_CALLOUT_string &&

@@ -23,6 +23,7 @@ _Static_assert(offsetof(struct world, fs_foreign) == WORLD_FS_FOREIGN, "fs_forei
 _Static_assert(offsetof(struct world, measure) == WORLD_MEASURE, "measure");
 _Static_assert(offsetof(struct world, gdt_monitor) == WORLD_GDT_MONITOR, "gdt_monitor");
 _Static_assert(offsetof(struct world, gdt_direct) == WORLD_GDT_DIRECT, "gdt_direct");
+_Static_assert(WORLD_EXIT_KICK == BT_EXIT_KICK, "what bt_enter returns");
 _Static_assert(WORLD_DIRECT == BT_DIRECT && BT_LEAVE == 1, "results of callouts");
 _Static_assert(RC_SHADOW_GDT_FREE == METAL_CS0 / 8, "the monitor's own entries");
 

@@ -422,7 +422,7 @@ static bool mask_move(struct interp *it, struct cpu *cpu, const struct insn *in,
     for (unsigned i = 0; i < bytes; i++) {
         struct access how = {.align = i == 0 ? 8 : 1, .write = true, .watch = mask[i] & 0x80};
         u32 offset = ((u32)cpu->gpr[R_EDI] + i) & wrap;
-        if ((i == 0 && it->checks) || (mask[i] & 0x80)) {
+        if ((i == 0 && (it->checks & CHECK_ALIGN)) || (mask[i] & 0x80)) {
             if (!seg_linear_aligned(it, cpu, seg, offset, 1, how, &lin[i]))
                 return false;
         }
