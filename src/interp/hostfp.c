@@ -568,8 +568,6 @@ static void load_call(struct fp_call *call, const struct cpu *cpu, const struct 
 /* #XM: SDM volume 1, section 11.5.3 "SIMD Floating-Point Exception Handling". Only MXCSR's flags
  * change then. */
 static bool simd_exception(struct cpu *cpu, u32 mxcsr, u32 raised) {
-    if (raised & ~(mxcsr >> MXCSR_MASKS_SHIFT) & MXCSR_PRE)
-        raised &= MXCSR_PRE;
     store32(cpu->fx + FX_MXCSR, mxcsr | raised);
     return cpu_fault(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }

@@ -155,14 +155,20 @@ static u32 element_flags(const struct element *e, bool wide, u32 mxcsr, u64 *res
 
 /* ---- Instructions ---- */
 
+/* What is found before the computation keeps the rest from being found: SDM volume 1,
+ * section 11.5.1 "SIMD Floating-Point Exceptions". */
+static u32 reported(u32 flags, u32 mxcsr) {
+    u32 unmasked = flags & ~(mxcsr >> MXCSR_MASKS_SHIFT);
+    return unmasked & MXCSR_PRE ? flags & MXCSR_PRE : flags;
+}
+
 /* Adds a level's flags to *raised. False: it raises #XM, and no further level is computed. */
 static bool run_level(struct level *l, u32 mxcsr, u32 *raised) {
     u32 flags = 0;
     for (unsigned i = 0; i < l->count; i++)
         flags |= element_flags(&l->element[i], l->wide, mxcsr, &l->result[i]);
-    u32 unmasked = flags & ~(mxcsr >> MXCSR_MASKS_SHIFT);
-    *raised |= unmasked & MXCSR_PRE ? flags & MXCSR_PRE : flags;
-    return !unmasked;
+    *raised |= reported(flags, mxcsr);
+    return !(flags & ~(mxcsr >> MXCSR_MASKS_SHIFT));
 }
 
 static u64 lane(const u8 *vector, unsigned i, bool wide) {
@@ -222,7 +228,7 @@ u32 hostfp_xm_flags(const struct cpu *cpu, const struct insn *in, const u8 *memo
         break;
     case 0x5a:
         if (!l.wide)
-            return raised; /* widening neither overflows nor underflows */
+            return reported(raised, mxcsr); /* widening neither overflows nor underflows */
         line_up(&l, source, source, DO_NARROW, scalar);
         break;
     case 0x5c:
@@ -248,7 +254,7 @@ u32 hostfp_xm_flags(const struct cpu *cpu, const struct insn *in, const u8 *memo
         dot_product(&l, dest, source, (u8)in->imm, mxcsr, &flags);
         return flags;
     default:
-        return raised;
+        return reported(raised, mxcsr);
     }
     run_level(&l, mxcsr, &flags);
     return flags;
