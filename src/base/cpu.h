@@ -68,6 +68,16 @@ enum {
 };
 enum { EFER_SCE = 1, EFER_NXE = 1 << 11 };
 
+/* Debug registers: SDM volume 3, section 17.2 "Debug Registers". */
+enum {
+    DR6_BD = 1 << 13,
+    DR6_BS = 1 << 14,
+    DR6_BT = 1 << 15,
+    DR7_LOCAL_ENABLES = 0x155, /* L0 to L3, LE */
+    DR7_ANY_ENABLE = 0xff,     /* L0 to L3, G0 to G3 */
+    DR7_GD = 1 << 13
+};
+
 /* Exception vectors: SDM volume 3, section 6.3 "Sources of Interrupts", table 6-1. */
 enum vector {
     VEC_DE = 0,
@@ -178,6 +188,9 @@ struct cpu_bus {
     bool (*msr)(void *opaque, u32 index, bool write, u64 *value);
     /* What RDRAND and RDSEED give. False: none to be had now. NULL: never. */
     bool (*random)(void *opaque, u64 *value);
+    /* FERR# is asserted (told by each instruction that meets the error) or ends; returns IGNNE#.
+     * NULL: nothing is connected. SDM volume 1, section 8.7.2 "MS-DOS Compatibility Sub-mode". */
+    bool (*ferr)(void *opaque, bool asserted);
     void *opaque;
 };
 
@@ -186,8 +199,11 @@ struct bt_vcpu;
 
 #define CPU_MC_BANKS 5 /* machine-check banks of models that announce MCA */
 
-/* Interrupt shadow after STI / MOV SS / POP SS: counts down by interp after each instruction. */
-enum { SHADOW_STI = 1, SHADOW_SS = 2 };
+/* Interrupt shadow after STI / MOV SS / POP SS: counts down by interp after each instruction. Above
+ * it DR6's B0 to B3 of data breakpoints that were hit and wait to be reported, at the next boundary
+ * of instructions that no MOV SS shadows: no interrupt comes before them. */
+enum { SHADOW_STI = 1, SHADOW_SS = 2, SHADOW_DEBUG = 0xf0 };
+#define SHADOW_DEBUG_SHIFT 4
 
 struct cpu {
     u64 gpr[16];
@@ -200,7 +216,8 @@ struct cpu {
     u32 eflags; /* bit 1 always set */
     u8 cpl;
     u8 shadow;   /* SHADOW_* in force for the next instruction */
-    bool halted; /* HLT executed, waiting for an interrupt */
+    bool ferr;   /* FERR# is asserted: CR0.NE=0, and an x87 instruction met an unmasked error */
+    bool halted; /* HLT executed, or an x87 instruction is frozen: waiting for an interrupt */
     bool nmi_blocked;
     bool shutdown;   /* triple fault */
     bool a20_masked; /* physical address bit 20 is forced to 0: see mmu_set_a20 */
@@ -252,6 +269,12 @@ static inline bool cpu_protected(const struct cpu *cpu) {
 }
 static inline bool cpu_paging(const struct cpu *cpu) {
     return cpu->cr0 & CR0_PG;
+}
+/* The bits of MXCSR that may be set. Denormals-are-zeros came with SSE2: SDM volume 1, section
+ * 11.6.6 "Guidelines for Writing to the MXCSR Register". */
+static inline u32 cpu_mxcsr_mask(const struct cpu *cpu) {
+    bool daz = !cpu->model || (cpu->model->f1_edx >> 26 & 1);
+    return daz ? 0xffff : 0xffbf;
 }
 static inline bool cpu_v86(const struct cpu *cpu) {
     return cpu->eflags & F_VM;

@@ -60,8 +60,8 @@
 
 /* The metal substrate's stubs. */
 #define HOT_DELTA HOT(312)     /* what r15 has on top of the monitor's address */
-#define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's  \
-                                */
+#define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's */
+#define HOT_KICK HOT(336) /* u32: to be looked at before guest code runs untranslated */
 
 /* The view's jump table: 2^VIEW_BITS host addresses indexed by the low bits of the guest EIP. */
 #define VIEW_BITS 14

@@ -132,6 +132,7 @@ HOT_ASSERT(HOT_CALLOUT_COUNTS, callout_counts);
 HOT_ASSERT(HOT_ENTER_FRAME, enter_frame);
 HOT_ASSERT(HOT_DELTA, delta);
 HOT_ASSERT(HOT_RING_USER, ring_user);
+HOT_ASSERT(HOT_KICK, kick);
 _Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
 
 _Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STRING == (int)BT_CALLOUT_string &&
@@ -269,6 +270,7 @@ struct bt {
     struct bt_known_segment known_segment[4][2]; /* by callout - CO_LOAD_ES; null or not */
     u32 tsd;                                     /* CR4.TSD under which RDTSC was translated */
     bool tsc_inline;                             /* RDTSC runs inline */
+    bool mxcsr_exact; /* the host refuses the same bits in MXCSR as the guest's CPU */
     u32 breakpoint[BT_MAX_BREAKPOINTS]; /* linear addresses that are left to the emulator */
     unsigned breakpoints;
     struct translation *translation; /* the translator's workspace */
@@ -576,7 +578,7 @@ bool site_note_fault(struct bt *bt, u64 gpa, unsigned threshold); /* true when j
 /* ---- run.c, callout.c, callout_access.c, fault.c, entry_*.S ---- */
 #define BT_LEAVE 1 /* a callout's result: leave translated code */
 static inline bool bt_fp_allowed(const struct cpu *cpu) {
-    return !(cpu->cr0 & (CR0_EM | CR0_TS)) && (cpu->cr4 & CR4_OSFXSR);
+    return !(cpu->cr0 & (CR0_EM | CR0_TS)) && (cpu->cr4 & CR4_OSFXSR) && !cpu->ferr;
 }
 /* Hot area <-> struct cpu: flags; segments and control registers. */
 void hot_load_flags(struct cpu *cpu);

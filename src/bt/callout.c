@@ -547,6 +547,8 @@ static u64 co_int(struct cpu *cpu, u32 eip) {
 static __attribute__((noinline)) u64 direct_int_elsewhere(struct cpu *cpu) {
     const struct bt_hot *hot = bt_hot(cpu);
     cpu->eip = hot->arg1 - 2;
+    cpu->eflags &=
+        ~(u32)F_RF;  /* an IRET's; no instruction of the application has cleared it here */
     load_flags(cpu); /* leaving stores them back */
     return deliver_int(cpu, (u8)hot->arg0, hot->arg1);
 }

@@ -38,7 +38,11 @@ bt_enter:
         stmxcsr (%rsp)
         fnstcw  4(%rsp)
         cli
-        mov     %rsp, HOT_HOST_RSP(%rdi)
+        cmp     $WORLD_DIRECT, %rsi     /* it polls nothing: was there a kick since the caller looked? */
+        jne     1f
+        cmpl    $0, HOT_KICK(%rdi)
+        jne     kicked
+1:      mov     %rsp, HOT_HOST_RSP(%rdi)
         mov     %rdi, %r15
         mov     %rsi, %r11
         mov     %rdi, bt_world+WORLD_CPU(%rip)
@@ -286,6 +290,7 @@ bt_exit_common:
         movl    $0, bt_world+WORLD_FS_FOREIGN(%rip)
         call    metal_load_tls
 1:      mov     HOT_EXIT(%r15), %eax
+leave_bt_enter:
         add     $24, %rsp
         pop     %r15
         pop     %r14
@@ -295,6 +300,9 @@ bt_exit_common:
         pop     %rbp
         sti
         ret
+kicked:
+        mov     $WORLD_EXIT_KICK, %eax
+        jmp     leave_bt_enter
         .size bt_fault_exit, . - bt_fault_exit
 
 /* ---- Stubs: executed by ring 1 and ring 3, at a copy ---- */

@@ -26,6 +26,15 @@ static bool host_has_lahf64(void) {
     return __get_cpuid(0x80000001u, &a, &b, &c, &d) && (c & 1);
 }
 
+/* A wider mask, as that of AMD's misaligned-exception mode, would accept what must be #GP. SDM
+ * volume 1, section 11.6.6 "Guidelines for Writing to the MXCSR Register". */
+static bool host_mxcsr_mask_is(u32 mask) {
+    _Alignas(16) u8 fx[512];
+    __asm__ volatile("fxsave64 %0" : "=m"(fx));
+    u32 host = load32(fx + 28);
+    return (host ? host : 0xffbf) == mask;
+}
+
 #define RETURN_STACK_BLOCK (BT_RETURN_STACK_BYTES + 2 * PAGE_BYTES)
 
 void bt_clear_return_stack(struct bt *bt, bool user) {
@@ -107,6 +116,7 @@ struct bt *bt_create(struct cpu *cpu, const struct bt_config *config, char *err,
         bt->config.chain = bt->config.icache = false;
     bt->stats = &bt->counters;
     bt->user_view = BT_NONE;
+    bt->mxcsr_exact = host_mxcsr_mask_is(cpu_mxcsr_mask(cpu));
     if (!create(bt, err, err_bytes)) {
         bt_destroy(bt);
         return NULL;
@@ -320,8 +330,9 @@ enum { FX_FIP = 8, FX_FDP = 16 };
 
 /* Turns the host's pointers at the last x87 instruction into the guest's: SDM volume 1, section
  * 8.1.8 "x87 FPU Instruction and Data (Operand) Pointers". Windows are 4-GiB aligned.
- * DEVIATION: hosts whose FXSAVE leaves the pointers out while no exception is pending (AMD's) lose
- * them here, so that the guest reads zero. */
+ * DEVIATION: hosts whose FXSAVE leaves the pointers out while no exception is pending (AMD's
+ * without CPUID 80000008h.EBX[2]) lose them here, so that the guest reads zero; the selector beside
+ * FDP is DS's, though the operand may be on the stack. */
 static void translate_fp_pointers(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     u64 fip = load64(cpu->fx + FX_FIP);

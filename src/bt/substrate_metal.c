@@ -23,6 +23,7 @@ _Static_assert(offsetof(struct world, fs_foreign) == WORLD_FS_FOREIGN, "fs_forei
 _Static_assert(offsetof(struct world, measure) == WORLD_MEASURE, "measure");
 _Static_assert(offsetof(struct world, gdt_monitor) == WORLD_GDT_MONITOR, "gdt_monitor");
 _Static_assert(offsetof(struct world, gdt_direct) == WORLD_GDT_DIRECT, "gdt_direct");
+_Static_assert(WORLD_EXIT_KICK == BT_EXIT_KICK, "what bt_enter returns");
 _Static_assert(WORLD_DIRECT == BT_DIRECT && BT_LEAVE == 1, "results of callouts");
 _Static_assert(RC_SHADOW_GDT_FREE == METAL_CS0 / 8, "the monitor's own entries");
 
@@ -115,6 +116,9 @@ static inline void select_tsc_aux(struct bt *bt) {
     bt->substrate->tsc_aux = want;
 }
 
+/* DEVIATION: where the machine's MXCSR has more bits than the guest's (AMD's misaligned-exception
+ * mode), LDMXCSR and FXRSTOR of an application that runs untranslated accept them, and FXSAVE shows
+ * the machine's mask. */
 bool substrate_direct_ready(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     struct bt_hot *hot = bt_hot(cpu);
@@ -153,7 +157,7 @@ static void direct_state(struct bt *bt, const struct metal_frame *f) {
     cpu->gpr[R_ESI] = (u32)f->rsi;
     cpu->gpr[R_EDI] = (u32)f->rdi;
     cpu->eip = (u32)f->rip;
-    cpu->eflags = (cpu->eflags & ~(u32)DIRECT_FLAGS) | ((u32)f->rflags & DIRECT_FLAGS);
+    cpu->eflags = (cpu->eflags & ~(u32)(DIRECT_FLAGS | F_RF)) | ((u32)f->rflags & DIRECT_FLAGS);
     if (unlikely(es != known[SEG_ES] || (u16)f->cs != known[SEG_CS] ||
                  (u16)f->ss != known[SEG_SS] || ds != known[SEG_DS] || fs != known[SEG_FS] ||
                  gs != known[SEG_GS]))
@@ -236,11 +240,11 @@ static bool direct_debug(struct bt *bt, struct metal_frame *f) {
     u64 dr6;
     __asm__ volatile("movq %%dr6, %0" : "=r"(dr6));
     __asm__ volatile("movq %0, %%dr6" : : "r"(0xffff0ff0ull));
-    if (!(dr6 & BIT(14))) {
+    if (!(dr6 & DR6_BS)) {
         bt->cpu->eip--; /* INT1 */
         return direct_leave(bt, f, BT_EXIT_EMULATE);
     }
-    bt->cpu->dr[6] |= BIT(14);
+    bt->cpu->dr[6] |= DR6_BS;
     return direct_fault(bt, f, VEC_DB);
 }
 
@@ -291,6 +295,8 @@ void bt_interrupted(struct bt *bt, void *frame) {
     if (!is_direct(f))
         return; /* translated code comes to a poll */
     direct_state(bt, f);
+    /* Set in the middle of a repeated string instruction: an interrupt of the guest pushes it. */
+    bt_hot(bt->cpu)->flag_rest |= (u32)f->rflags & F_RF;
     direct_leave(bt, f, BT_EXIT_KICK);
 }
 

@@ -11,7 +11,8 @@
 #define WORLD_MEASURE 16    /* u32: cycles by ring are counted */
 #define WORLD_GDT_MONITOR 24
 #define WORLD_GDT_DIRECT 40
-#define WORLD_DIRECT 2 /* BT_DIRECT */
+#define WORLD_DIRECT 2    /* BT_DIRECT */
+#define WORLD_EXIT_KICK 2 /* BT_EXIT_KICK */
 
 #ifndef __ASSEMBLER__
 #include "base/base.h"

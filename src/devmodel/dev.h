@@ -201,6 +201,10 @@ u8 dev_intr_acknowledge(struct machine_devices *m);
  * dev_requests. */
 void dev_nmi_pulse(struct machine_devices *m);
 
+/* The processor's FERR# output: an x87 error waits, and CR0.NE is clear. Returns its IGNNE# input:
+ * the guest said that the error is to be passed over. SDM volume 1, appendix D.2. */
+bool dev_ferr_set(struct machine_devices *m, bool asserted);
+
 /* A message-signalled interrupt: a device's write of data to FEExxxxxh. Other addresses, and
  * machines without an APIC, drop it. SDM volume 3, section 10.11 "Message Signalled Interrupts". */
 void dev_msi_write(struct machine_devices *m, struct gpa address, u32 data);

@@ -16,7 +16,7 @@ static const struct dev_descriptor *const devices[] = {
     &dev_pci,     &dev_reset_control, /* port CF9h lies in PCI's CF8h-CFBh */
     &dev_acpi_pm, &dev_debug_exit,    &dev_testdev, &dev_debugcon, /* port E9h lies in testdev's
                                                                       E8h-EBh */
-    &dev_fw_cfg,
+    &dev_fw_cfg,  &dev_ferr,
 };
 _Static_assert(ARRAY_LEN(devices) <= DEV_MAX_DEVICES, "raise DEV_MAX_DEVICES");
 

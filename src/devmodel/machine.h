@@ -31,6 +31,7 @@ struct dev_pic;
 struct dev_apic;
 struct dev_ioapic;
 struct dev_uart;
+struct dev_ferr;
 
 /* One kind of device. init allocates the state, claims ports and MMIO, and returns false on
  * failure; *state may stay NULL when the configuration leaves the device out. reset and done are
@@ -52,6 +53,7 @@ struct machine_devices {
     struct dev_pic *pic;   /* set by the PIC's init */
     struct dev_apic *apic; /* likewise; NULL in a machine without APICs */
     struct dev_ioapic *ioapic;
+    struct dev_ferr *ferr;
     struct dev_uart *uart[2]; /* set by the UARTs' init; NULL when not connected */
     void *state[DEV_MAX_DEVICES];
 };
@@ -123,6 +125,6 @@ void dev_timers_run(struct dev_timers *list, u64 now_ns);
 
 extern const struct dev_descriptor dev_pic, dev_local_apic, dev_io_apic, dev_pit, dev_rtc, dev_com1,
     dev_com2, dev_i8042, dev_port92, dev_post, dev_pci, dev_reset_control, dev_acpi_pm, dev_dma,
-    dev_debug_exit, dev_testdev, dev_debugcon, dev_fw_cfg;
+    dev_debug_exit, dev_testdev, dev_debugcon, dev_fw_cfg, dev_ferr;
 
 #endif

@@ -1,45 +1,40 @@
 /*
  * debug.c: the slow path of memory accesses, where segment faults, alignment checks and data
- * breakpoints live. SDM volume 3, section 17.2 "Debug Registers".
- *
- * DEVIATION: data breakpoints and alignment checks see the operands of integer instructions and
- * near stack accesses, not those of x87/MMX/SSE instructions, descriptor tables and interrupt
- * frames.
+ * breakpoints live. SDM volume 3, section 17.2 "Debug Registers" and section 6.15, "Interrupt
+ * 17-Alignment Check Exception (#AC)".
  */
 #include "interp/interp_internal.h"
 
-u32 debug_hits(const struct cpu *cpu, u32 lin, unsigned bytes, u32 kinds) {
-    static const u8 length[4] = {1, 2, 8, 4};
-    u32 hits = 0;
-    for (unsigned n = 0; n < 4; n++) {
-        u32 control = cpu->dr[7] >> (16 + 4 * n), kind = BIT(control & 3);
-        if (!((cpu->dr[7] >> (2 * n)) & 3) || !(kind & kinds))
-            continue;
-        if (kind == DR_IO && !(cpu->cr4 & CR4_DE))
-            continue;
-        u32 len = length[(control >> 2) & 3], start = cpu->dr[n] & ~(len - 1);
-        /* modulo 2^32, either range may hold the other's start */
-        if (lin - start < len || start - lin < bytes)
-            hits |= BIT(n);
-    }
-    return hits;
+void seg_watch(struct interp *it, const struct cpu *cpu, u32 lin, unsigned bytes, bool write) {
+    u32 kinds = RC_DR_ACCESS | (write ? RC_DR_WRITE : 0);
+    if (it->checks & CHECK_WATCH)
+        it->watch_hits |= rc_debug_hits(cpu, lin, bytes, kinds);
 }
 
-/* #AC: only at CPL 3 with CR0.AM and EFLAGS.AC (step_careful looked); by operand size. */
-static bool misaligned(u32 lin, unsigned bytes) {
-    unsigned align = bytes >= 8 ? 8 : bytes >= 4 ? 4 : bytes;
-    return lin & (align - 1);
+/* What lies across the end of the 4 GiB is misaligned as well, but exceeds the limit first. Of an
+ * image of several fields that is asked of the first. */
+static bool misaligned(struct cpu *cpu, enum seg seg, u32 offset, u8 align) {
+    bool wraps = offset + align - 1 < offset;
+    return cpu_fault_error(cpu, !wraps ? VEC_AC : seg == SEG_SS ? VEC_SS : VEC_GP, 0);
 }
 
-bool seg_linear_slow(struct interp *it, struct cpu *cpu, enum seg seg, u32 offset, unsigned bytes,
-                     bool write, u32 *lin) {
-    if (!rc_linear(cpu, seg, offset, bytes, write, lin))
+bool seg_linear_aligned(struct interp *it, struct cpu *cpu, enum seg seg, u32 offset,
+                        unsigned bytes, struct access how, u32 *lin) {
+    if (!rc_linear(cpu, seg, offset, bytes, how.write, lin))
         return false;
     if (likely(!it->checks))
         return true;
-    if ((it->checks & CHECK_ALIGN) && misaligned(*lin, bytes))
-        return cpu_fault_error(cpu, VEC_AC, 0);
-    if (it->checks & CHECK_WATCH)
-        it->watch_hits |= debug_hits(cpu, *lin, bytes, write ? DR_WRITE | DR_ACCESS : DR_ACCESS);
+    if ((it->checks & CHECK_ALIGN) && (*lin & (how.align - 1u)))
+        return misaligned(cpu, seg, offset, how.align);
+    if (how.watch)
+        seg_watch(it, cpu, *lin, bytes, how.write);
     return true;
+}
+
+/* Integers are aligned to their size: table 6-7 "Alignment Requirements by Data Type". */
+bool seg_linear_slow(struct interp *it, struct cpu *cpu, enum seg seg, u32 offset, unsigned bytes,
+                     bool write, u32 *lin) {
+    u8 align = bytes >= 8 ? 8 : bytes >= 4 ? 4 : bytes >= 2 ? 2 : 1;
+    return seg_linear_aligned(it, cpu, seg, offset, bytes, (struct access){align, write, true},
+                              lin);
 }

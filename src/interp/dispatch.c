@@ -139,7 +139,9 @@ static const struct row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 /* clang-format on */
 
 enum ex exec_hostfp(struct interp *it, struct cpu *cpu, const struct insn *in) {
-    return hostfp_execute(it->fp, cpu, in) ? EX_NEXT : EX_FAULT;
+    if (!hostfp_execute(it, cpu, in))
+        return EX_FAULT;
+    return unlikely(cpu->halted) ? EX_FREEZE : EX_NEXT;
 }
 
 /* 0F 0D and 0F 18 to 0F 1F: prefetches and hints, no operation where not known better. They came

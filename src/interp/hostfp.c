@@ -10,9 +10,6 @@
  * The guest cannot make the host take an FP exception: x87 instructions only raise the *previous*
  * one's exception, and a pending one is reported as #MF in software before anything runs; SSE
  * exceptions run masked and are compared with the guest's masks afterwards.
- *
- * DEVIATION: operands handled here are not looked at by EFLAGS.AC alignment checks and data
- * breakpoints.
  */
 #include "base/memory.h"
 #include "base/serialize.h"
@@ -375,7 +372,7 @@ static enum software outcome(bool ok) {
     return ok ? SOFTWARE_DONE : SOFTWARE_FAULT;
 }
 
-static enum software x87_state_insn(struct cpu *cpu, const struct insn *in) {
+static enum software x87_state_insn(struct interp *it, struct cpu *cpu, const struct insn *in) {
     if (in->modrm >= 0xc0) {
         if (in->opcode == 0xdf && in->modrm == 0xe0) { /* FNSTSW AX */
             store16(&cpu->gpr[R_EAX], fx_get16(cpu, FX_FSW));
@@ -391,25 +388,26 @@ static enum software x87_state_insn(struct cpu *cpu, const struct insn *in) {
     }
     switch (in->opcode << 3 | (in->modrm >> 3 & 7)) {
     case 0xd9 << 3 | 4:
-        return outcome(hostfp_fldenv(cpu, in));
+        return outcome(hostfp_fldenv(it, cpu, in));
     case 0xd9 << 3 | 6:
-        return outcome(hostfp_fnstenv(cpu, in));
+        return outcome(hostfp_fnstenv(it, cpu, in));
     case 0xd9 << 3 | 7:
-        return outcome(hostfp_store(cpu, in, cpu->fx + FX_FCW, 2));
+        return outcome(hostfp_store(it, cpu, in, cpu->fx + FX_FCW, 2, 2));
     case 0xdd << 3 | 4:
-        return outcome(hostfp_frstor(cpu, in));
+        return outcome(hostfp_frstor(it, cpu, in));
     case 0xdd << 3 | 6:
-        return outcome(hostfp_fnsave(cpu, in));
+        return outcome(hostfp_fnsave(it, cpu, in));
     case 0xdd << 3 | 7:
-        return outcome(hostfp_store(cpu, in, cpu->fx + FX_FSW, 2));
+        return outcome(hostfp_store(it, cpu, in, cpu->fx + FX_FSW, 2, 2));
     default:
         return SOFTWARE_NO;
     }
 }
 
 /* MASKMOVQ and MASKMOVDQU: bytes selected by the mask's sign bits go to [EDI]. Every selected byte
- * is checked before the first is written. */
-static bool mask_move(struct cpu *cpu, const struct insn *in, bool mmx) {
+ * is checked before the first is written. Where alignment is checked, EDI must be a multiple of 8,
+ * as AMD family 1Ah has it; the manuals give no width. */
+static bool mask_move(struct interp *it, struct cpu *cpu, const struct insn *in, bool mmx) {
     unsigned base = mmx ? FX_ST : FX_XMM, bytes = mmx ? 8 : 16;
     const u8 *data = cpu->fx + base + 16 * (in->modrm >> 3 & 7);
     const u8 *mask = cpu->fx + base + 16 * (in->modrm & 7);
@@ -422,9 +420,13 @@ static bool mask_move(struct cpu *cpu, const struct insn *in, bool mmx) {
     }
     u32 lin[16];
     for (unsigned i = 0; i < bytes; i++) {
+        struct access how = {.align = i == 0 ? 8 : 1, .write = true, .watch = mask[i] & 0x80};
         u32 offset = ((u32)cpu->gpr[R_EDI] + i) & wrap;
-        if ((mask[i] & 0x80) && (!rc_linear(cpu, seg, offset, 1, true, &lin[i]) ||
-                                 !mmu_check_write(cpu, lin[i], 1, MMU_WRITE)))
+        if ((i == 0 && (it->checks & CHECK_ALIGN)) || (mask[i] & 0x80)) {
+            if (!seg_linear_aligned(it, cpu, seg, offset, 1, how, &lin[i]))
+                return false;
+        }
+        if ((mask[i] & 0x80) && !mmu_check_write(cpu, lin[i], 1, MMU_WRITE))
             return false;
     }
     for (unsigned i = 0; i < bytes; i++)
@@ -439,24 +441,24 @@ static void enter_mmx(struct cpu *cpu) {
     cpu->fx[FX_FTW] = 0xff;
 }
 
-static enum software sse_state_insn(struct cpu *cpu, const struct insn *in) {
+static enum software sse_state_insn(struct interp *it, struct cpu *cpu, const struct insn *in) {
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_EMMS:
         enter_mmx(cpu);
         cpu->fx[FX_FTW] = 0;
         return SOFTWARE_DONE;
     case ZYDIS_MNEMONIC_FXSAVE:
-        return outcome(hostfp_fxsave(cpu, in));
+        return outcome(hostfp_fxsave(it, cpu, in));
     case ZYDIS_MNEMONIC_FXRSTOR:
-        return outcome(hostfp_fxrstor(cpu, in));
+        return outcome(hostfp_fxrstor(it, cpu, in));
     case ZYDIS_MNEMONIC_LDMXCSR:
-        return outcome(hostfp_ldmxcsr(cpu, in));
+        return outcome(hostfp_ldmxcsr(it, cpu, in));
     case ZYDIS_MNEMONIC_STMXCSR:
-        return outcome(hostfp_store(cpu, in, cpu->fx + FX_MXCSR, 4));
+        return outcome(hostfp_store(it, cpu, in, cpu->fx + FX_MXCSR, 4, 4));
     case ZYDIS_MNEMONIC_MASKMOVDQU:
-        return outcome(mask_move(cpu, in, false));
+        return outcome(mask_move(it, cpu, in, false));
     case ZYDIS_MNEMONIC_MASKMOVQ:
-        if (!mask_move(cpu, in, true))
+        if (!mask_move(it, cpu, in, true))
             return SOFTWARE_FAULT;
         enter_mmx(cpu);
         return SOFTWARE_DONE;
@@ -506,9 +508,16 @@ static bool unaligned_allowed(const struct insn *in) {
     }
 }
 
+/* SDM volume 3, table 6-7 "Alignment Requirements by Data Type": 80-bit numbers to 8 bytes. Of 128
+ * bits that need not be aligned, processors may check it (volume 2, "MOVDQU"): AMD's do. */
+static u8 operand_alignment(unsigned bytes) {
+    return bytes == 10 ? 8 : (u8)bytes;
+}
+
 /* Finds and checks the memory operand and reads it into the bounce buffer. */
-static bool open_memory(struct hostfp *fp, struct cpu *cpu, const struct insn *in, enum kind kind,
+static bool open_memory(struct interp *it, struct cpu *cpu, const struct insn *in, enum kind kind,
                         struct fp_memory *m) {
+    u8 *buffer = it->fp->call.memory;
     *m = (struct fp_memory){0};
     if (!in->has_modrm || in->modrm >= 0xc0)
         return true;
@@ -522,19 +531,23 @@ static bool open_memory(struct hostfp *fp, struct cpu *cpu, const struct insn *i
     if (!m->present || m->bytes == 0 || m->bytes > 16)
         return cpu_fault(cpu, VEC_UD);
     m->offset = ea_offset(cpu, in);
-    if (!rc_linear(cpu, in->mem_seg, m->offset, m->bytes, m->store, &m->lin))
+    struct access how = {.align = operand_alignment(m->bytes), .write = m->store};
+    bool strict = m->bytes == 16 && !unaligned_allowed(in); /* #GP, whatever AC says */
+    if (strict)
+        how.align = 1;
+    if (!seg_linear_aligned(it, cpu, in->mem_seg, m->offset, m->bytes, how, &m->lin))
         return false;
-    if (m->bytes == 16 && m->lin % 16 != 0 && !unaligned_allowed(in))
+    if (strict && m->lin % 16 != 0)
         return cpu_fault_error(cpu, VEC_GP, 0);
-    memset(fp->call.memory, 0, 16);
+    memset(buffer, 0, 16);
     if (!m->store)
-        return mmu_read(cpu, m->lin, fp->call.memory, m->bytes, MMU_READ);
+        return mmu_read(cpu, m->lin, buffer, m->bytes, MMU_READ);
     if (!mmu_check_write(cpu, m->lin, m->bytes, MMU_WRITE))
         return false;
     /* An unmasked x87 exception may leave the destination unwritten: then its old value goes back.
      */
     bool may_not_store = kind == KIND_X87 && (~fx_get16(cpu, FX_FCW) & FCW_MASKS);
-    return !may_not_store || mmu_read(cpu, m->lin, fp->call.memory, m->bytes, MMU_READ);
+    return !may_not_store || mmu_read(cpu, m->lin, buffer, m->bytes, MMU_READ);
 }
 
 /* Loads the call area with the guest's state. The pointers are kept out of it, and MXCSR runs with
@@ -544,25 +557,23 @@ static void load_call(struct fp_call *call, const struct cpu *cpu, const struct 
     memcpy(call->fx, cpu->fx, FX_GUEST_BYTES);
     memset(call->fx + FX_POINTERS, 0, FX_POINTERS_BYTES);
     store32(call->fx + FX_MXCSR, (mxcsr & ~(u32)MXCSR_FLAGS & MXCSR_VALID) | MXCSR_MASKS);
+    if (unlikely(fx_get16(cpu, FX_FSW) & FSW_ES)) /* passed over: IGNNE# */
+        store16(call->fx + FX_FSW, fx_get16(cpu, FX_FSW) & (u16) ~(FSW_ERROR | FSW_EXCEPTIONS));
     call->eax = (u32)cpu->gpr[gpr->present ? gpr->reg : R_EAX];
     call->ecx = (u32)cpu->gpr[R_ECX];
     call->edx = (u32)cpu->gpr[R_EDX];
     call->flags = (cpu->eflags & F_ARITH) | F_FIXED | F_IF;
 }
 
-/* Raises #XM when the flags hold an unmasked exception: SDM volume 1, section 11.5.3 "SIMD
- * Floating-Point Exception Handling". Only MXCSR's flags change then. */
-static bool check_simd_exceptions(struct cpu *cpu, u32 mxcsr, u32 raised) {
-    u32 unmasked = raised & ~(mxcsr >> MXCSR_MASKS_SHIFT);
-    if (likely(!unmasked))
-        return true;
-    if (unmasked & MXCSR_PRE)
-        raised &= MXCSR_PRE;
+/* #XM: SDM volume 1, section 11.5.3 "SIMD Floating-Point Exception Handling". Only MXCSR's flags
+ * change then. */
+static bool simd_exception(struct cpu *cpu, u32 mxcsr, u32 raised) {
     store32(cpu->fx + FX_MXCSR, mxcsr | raised);
     return cpu_fault(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 }
 
-static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct gpr_operand *gpr) {
+static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct insn *in,
+                    const struct gpr_operand *gpr) {
     struct fp_call *call = &fp->call;
     u32 mxcsr = load32(cpu->fx + FX_MXCSR) & MXCSR_VALID, effective = mxcsr, tiny = 0;
     if (unlikely(!(mxcsr & MXCSR_UM))) {
@@ -575,12 +586,9 @@ static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct gpr_operand
     }
     load_call(call, cpu, gpr, effective);
     run_stub(call);
-    /* DEVIATION: PE beside an unmasked overflow or underflow tells of the masked result, not of the
-     * one with unbounded exponent; and after #XM by the products of DPPS and DPPD the flags of
-     * their sums are set as well. */
     u32 raised = (load32(call->fx + FX_MXCSR) & MXCSR_FLAGS) | tiny;
-    if (!check_simd_exceptions(cpu, mxcsr, raised))
-        return false;
+    if (unlikely(raised & ~(mxcsr >> MXCSR_MASKS_SHIFT)))
+        return simd_exception(cpu, mxcsr, hostfp_xm_flags(cpu, in, call->memory, mxcsr, raised));
     store32(call->fx + FX_MXCSR, mxcsr | raised);
     return true;
 }
@@ -601,10 +609,15 @@ static void record_pointers(struct cpu *cpu, const struct insn *in, const struct
 static void commit(struct cpu *cpu, const struct fp_call *call, const struct insn *in,
                    const struct gpr_operand *gpr) {
     u8 pointers[FX_POINTERS_BYTES];
+    u16 passed_over = fx_get16(cpu, FX_FSW) & FSW_ES ? fx_get16(cpu, FX_FSW) & FSW_EXCEPTIONS : 0;
     memcpy(pointers, cpu->fx + FX_POINTERS, sizeof pointers);
     memcpy(cpu->fx, call->fx, FX_GUEST_BYTES);
     memcpy(cpu->fx + FX_POINTERS, pointers, sizeof pointers);
-    store32(cpu->fx + FX_MXCSR_MASK, MXCSR_VALID);
+    store32(cpu->fx + FX_MXCSR_MASK, cpu_mxcsr_mask(cpu));
+    if (unlikely(passed_over)) {
+        fx_set16(cpu, FX_FSW, fx_get16(cpu, FX_FSW) | passed_over);
+        hostfp_update_es(cpu);
+    }
     cpu->eflags = (cpu->eflags & ~(u32)F_ARITH) | ((u32)call->flags & F_ARITH);
     if (gpr->present)
         cpu->gpr[gpr->reg] = (u32)call->eax;
@@ -612,13 +625,21 @@ static void commit(struct cpu *cpu, const struct fp_call *call, const struct ins
         cpu->gpr[R_ECX] = (u32)call->ecx;
 }
 
-static bool execute_natively(struct hostfp *fp, struct cpu *cpu, const struct insn *in,
+/* An unmasked exception but precision keeps an x87 store from happening: SDM volume 1, section 8.5
+ * "x87 FPU Floating-Point Exception Conditions". */
+static bool x87_stored(const struct fp_call *call) {
+    u32 unmasked = load16(call->fx + FX_FSW) & ~(u32)load16(call->fx + FX_FCW);
+    return !(unmasked & FSW_EXCEPTIONS & ~(u32)FSW_PE);
+}
+
+static bool execute_natively(struct interp *it, struct cpu *cpu, const struct insn *in,
                              enum kind kind, const struct gpr_operand *gpr, bool control) {
+    struct hostfp *fp = it->fp;
     struct fp_memory m;
-    if (!open_memory(fp, cpu, in, kind, &m))
+    if (!open_memory(it, cpu, in, kind, &m))
         return false;
     if (kind == KIND_SSE || kind == KIND_SSE_MMX) {
-        if (!run_sse(fp, cpu, gpr))
+        if (!run_sse(fp, cpu, in, gpr))
             return false;
     } else {
         load_call(&fp->call, cpu, gpr, load32(cpu->fx + FX_MXCSR));
@@ -627,6 +648,8 @@ static bool execute_natively(struct hostfp *fp, struct cpu *cpu, const struct in
     }
     if (m.store && !mmu_write(cpu, m.lin, fp->call.memory, m.bytes, MMU_WRITE))
         return false;
+    if (m.present && (!m.store || kind != KIND_X87 || x87_stored(&fp->call)))
+        seg_watch(it, cpu, m.lin, m.bytes, m.store);
     commit(cpu, &fp->call, in, gpr);
     if (kind == KIND_X87 && !control)
         record_pointers(cpu, in, &m);
@@ -650,7 +673,8 @@ static bool software_announced(const struct cpu *cpu, enum kind kind) {
     return cpu->model->f1_edx & (kind == KIND_FXSR ? fxsr : sse);
 }
 
-bool hostfp_execute(struct hostfp *fp, struct cpu *cpu, const struct insn *in) {
+static bool execute(struct interp *it, struct cpu *cpu, const struct insn *in) {
+    struct hostfp *fp = it->fp;
     enum kind kind = kind_of(in);
     struct gpr_operand gpr = find_gpr(in);
     bool software_only = kind == KIND_FWAIT || kind == KIND_FXSR ||
@@ -664,14 +688,24 @@ bool hostfp_execute(struct hostfp *fp, struct cpu *cpu, const struct insn *in) {
     bool control = false, waits = kind == KIND_FWAIT || kind == KIND_MMX || kind == KIND_SSE_MMX;
     if (kind == KIND_X87)
         control = x87_control(in, &waits);
-    /* DEVIATION: with CR0.NE=0 hardware would signal FERR# (IRQ 13) instead; #MF is raised anyway.
-     */
-    if (waits && (fx_get16(cpu, FX_FSW) & FSW_ES))
-        return cpu_fault(cpu, VEC_MF);
+    if (waits && unlikely(fx_get16(cpu, FX_FSW) & FSW_ES)) {
+        if (cpu->cr0 & CR0_NE)
+            return cpu_fault(cpu, VEC_MF);
+        cpu->halted = !hostfp_error_ignored(cpu);
+        if (cpu->halted)
+            return true;
+    }
     if (kind == KIND_FWAIT)
         return true;
-    enum software s = kind == KIND_X87 ? x87_state_insn(cpu, in) : sse_state_insn(cpu, in);
+    enum software s = kind == KIND_X87 ? x87_state_insn(it, cpu, in) : sse_state_insn(it, cpu, in);
     if (s != SOFTWARE_NO)
         return s == SOFTWARE_DONE;
-    return execute_natively(fp, cpu, in, kind, &gpr, control);
+    return execute_natively(it, cpu, in, kind, &gpr, control);
+}
+
+bool hostfp_execute(struct interp *it, struct cpu *cpu, const struct insn *in) {
+    bool done = execute(it, cpu, in);
+    if (unlikely(cpu->ferr))
+        hostfp_watch_error(cpu);
+    return done;
 }

@@ -30,10 +30,12 @@ enum {
 };
 enum {
     FSW_EXCEPTIONS = 0x3f,
+    FSW_PE = 0x20,
     FSW_SF = 0x40,
     FSW_ES = 0x80,
     FSW_TOP = 0x3800,
     FSW_B = 0x8000,
+    FSW_ERROR = FSW_ES | FSW_B,
     FCW_MASKS = 0x3f,
     FCW_RESERVED_ONE = 0x40,
     FCW_WRITABLE = 0x1f3f,
@@ -43,7 +45,9 @@ enum {
     MXCSR_FLAGS = 0x3f,
     MXCSR_PRE = 0x07, /* IE, DE, ZE: detected before the computation */
     MXCSR_MASKS = 0x1f80,
+    MXCSR_OE = 1 << 3,
     MXCSR_UE = 1 << 4,
+    MXCSR_PE = 1 << 5,
     MXCSR_UM = 1 << 11,
     MXCSR_FZ = 1 << 15,
     MXCSR_VALID = 0xffff,
@@ -57,12 +61,20 @@ static inline void fx_set16(struct cpu *cpu, unsigned offset, u16 value) {
     store16(cpu->fx + offset, value);
 }
 
-/* The memory operand's linear address after the segment's checks (write: for writing too). */
-bool hostfp_operand_linear(struct cpu *cpu, const struct insn *in, unsigned bytes, bool write,
-                           u32 *lin);
-
 /* FSW.ES and B follow the flags and masks, as the processor keeps them. */
 void hostfp_update_es(struct cpu *cpu);
+
+/* CR0.NE=0, and an instruction that waits meets an error: asserts FERR#. True when the guest wants
+ * it passed over (IGNNE#); else the CPU waits for an interrupt in front of it, of whichever vector,
+ * and asks again. SDM volume 1, section 8.7.2 "MS-DOS Compatibility Sub-mode". */
+bool hostfp_error_ignored(struct cpu *cpu);
+/* FERR# ends with the error: after each instruction while it is asserted. */
+void hostfp_watch_error(struct cpu *cpu);
+
+/* The flags that an SSE instruction adds to MXCSR by raising #XM, where its masked execution raised
+ * `raised` (hostfp_xm.c). memory: its memory operand, if it has one. */
+u32 hostfp_xm_flags(const struct cpu *cpu, const struct insn *in, const u8 *memory, u32 mxcsr,
+                    u32 raised);
 
 /* Sets FSW. FX images hold registers in ST order, so a new TOP turns the file. */
 void hostfp_set_fsw(struct cpu *cpu, u16 fsw);
@@ -70,13 +82,15 @@ void hostfp_set_fsw(struct cpu *cpu, u16 fsw);
 /* The instructions that move or reset whole state. Each returns false with cpu->fault and the state
  * unchanged. The CR0 and CR4 rules and pending exceptions were looked at by the caller. */
 void hostfp_fninit(struct cpu *cpu);
-bool hostfp_fnstenv(struct cpu *cpu, const struct insn *in);
-bool hostfp_fldenv(struct cpu *cpu, const struct insn *in);
-bool hostfp_fnsave(struct cpu *cpu, const struct insn *in);
-bool hostfp_frstor(struct cpu *cpu, const struct insn *in);
-bool hostfp_fxsave(struct cpu *cpu, const struct insn *in);
-bool hostfp_fxrstor(struct cpu *cpu, const struct insn *in);
-bool hostfp_ldmxcsr(struct cpu *cpu, const struct insn *in);
-bool hostfp_store(struct cpu *cpu, const struct insn *in, const void *value, unsigned bytes);
+bool hostfp_fnstenv(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fldenv(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fnsave(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_frstor(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fxsave(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_fxrstor(struct interp *it, struct cpu *cpu, const struct insn *in);
+bool hostfp_ldmxcsr(struct interp *it, struct cpu *cpu, const struct insn *in);
+/* Stores to the memory operand, which must be aligned to `align` where that is checked. */
+bool hostfp_store(struct interp *it, struct cpu *cpu, const struct insn *in, const void *value,
+                  unsigned bytes, u8 align);
 
 #endif

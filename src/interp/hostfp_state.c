@@ -6,16 +6,24 @@
 
 #include "interp/interp_internal.h"
 
-bool hostfp_operand_linear(struct cpu *cpu, const struct insn *in, unsigned bytes, bool write,
-                           u32 *lin) {
-    return rc_linear(cpu, in->mem_seg, ea_offset(cpu, in), bytes, write, lin);
-}
-
 void hostfp_update_es(struct cpu *cpu) {
     u16 fsw = fx_get16(cpu, FX_FSW) & (u16) ~(FSW_ES | FSW_B);
     if (fsw & FSW_EXCEPTIONS & ~fx_get16(cpu, FX_FCW))
         fsw |= FSW_ES | FSW_B;
     fx_set16(cpu, FX_FSW, fsw);
+}
+
+bool hostfp_error_ignored(struct cpu *cpu) {
+    cpu->ferr = true;
+    return cpu->bus && cpu->bus->ferr && cpu->bus->ferr(cpu->bus->opaque, true);
+}
+
+void hostfp_watch_error(struct cpu *cpu) {
+    if (fx_get16(cpu, FX_FSW) & FSW_ES)
+        return;
+    cpu->ferr = false;
+    if (cpu->bus && cpu->bus->ferr)
+        cpu->bus->ferr(cpu->bus->opaque, false);
 }
 
 void hostfp_set_fsw(struct cpu *cpu, u16 fsw) {
@@ -175,52 +183,62 @@ static void get_environment(struct cpu *cpu, const struct insn *in, const u8 *en
     hostfp_update_es(cpu);
 }
 
-static bool fetch(struct cpu *cpu, const struct insn *in, void *buf, unsigned bytes) {
+/* Environments and images of state are aligned like their fields, two or four bytes: SDM volume 3,
+ * table 6-7 "Alignment Requirements by Data Type". */
+static u8 image_alignment(const struct insn *in) {
+    return in->op_bytes == 4 ? 4 : 2;
+}
+
+static bool fetch(struct interp *it, struct cpu *cpu, const struct insn *in, void *buf,
+                  unsigned bytes, u8 align) {
+    struct access how = {.align = align, .watch = true};
     u32 lin;
-    return hostfp_operand_linear(cpu, in, bytes, false, &lin) &&
+    return seg_linear_aligned(it, cpu, in->mem_seg, ea_offset(cpu, in), bytes, how, &lin) &&
            mmu_read(cpu, lin, buf, bytes, MMU_READ);
 }
 
-bool hostfp_store(struct cpu *cpu, const struct insn *in, const void *value, unsigned bytes) {
+bool hostfp_store(struct interp *it, struct cpu *cpu, const struct insn *in, const void *value,
+                  unsigned bytes, u8 align) {
+    struct access how = {.align = align, .write = true, .watch = true};
     u32 lin;
-    return hostfp_operand_linear(cpu, in, bytes, true, &lin) &&
+    return seg_linear_aligned(it, cpu, in->mem_seg, ea_offset(cpu, in), bytes, how, &lin) &&
            mmu_write(cpu, lin, value, bytes, MMU_WRITE);
 }
 
-bool hostfp_fnstenv(struct cpu *cpu, const struct insn *in) {
+bool hostfp_fnstenv(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u8 env[28];
     put_environment(cpu, in, env);
-    if (!hostfp_store(cpu, in, env, environment_bytes(in)))
+    if (!hostfp_store(it, cpu, in, env, environment_bytes(in), image_alignment(in)))
         return false;
     fx_set16(cpu, FX_FCW, fx_get16(cpu, FX_FCW) | FCW_MASKS);
     hostfp_update_es(cpu);
     return true;
 }
 
-bool hostfp_fldenv(struct cpu *cpu, const struct insn *in) {
+bool hostfp_fldenv(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u8 env[28];
-    if (!fetch(cpu, in, env, environment_bytes(in)))
+    if (!fetch(it, cpu, in, env, environment_bytes(in), image_alignment(in)))
         return false;
     get_environment(cpu, in, env);
     return true;
 }
 
-bool hostfp_fnsave(struct cpu *cpu, const struct insn *in) {
+bool hostfp_fnsave(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u8 image[28 + 80];
     unsigned at = environment_bytes(in);
     put_environment(cpu, in, image);
     for (unsigned i = 0; i < 8; i++, at += 10)
         memcpy(image + at, cpu->fx + FX_ST + 16 * i, 10);
-    if (!hostfp_store(cpu, in, image, at))
+    if (!hostfp_store(it, cpu, in, image, at, image_alignment(in)))
         return false;
     hostfp_fninit(cpu);
     return true;
 }
 
-bool hostfp_frstor(struct cpu *cpu, const struct insn *in) {
+bool hostfp_frstor(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u8 image[28 + 80];
     unsigned at = environment_bytes(in);
-    if (!fetch(cpu, in, image, at + 80))
+    if (!fetch(it, cpu, in, image, at + 80, image_alignment(in)))
         return false;
     get_environment(cpu, in, image);
     for (unsigned i = 0; i < 8; i++, at += 10) {
@@ -232,34 +250,41 @@ bool hostfp_frstor(struct cpu *cpu, const struct insn *in) {
 
 /* ---- FXSAVE, FXRSTOR, LDMXCSR ---- */
 
-static bool fxsave_linear(struct cpu *cpu, const struct insn *in, bool write, u32 *lin) {
-    if (!hostfp_operand_linear(cpu, in, FX_BYTES, write, lin))
+/* Not aligned to 16 bytes: #GP, or #AC where alignment is checked. Which of them is left to the
+ * processor (SDM volume 2, "FXSAVE"); here as on AMD family 1Ah, #AC where not aligned to 4. */
+static bool fxsave_linear(struct interp *it, struct cpu *cpu, const struct insn *in, bool write,
+                          u32 *lin) {
+    struct access how = {.align = 4, .write = write};
+    if (!seg_linear_aligned(it, cpu, in->mem_seg, ea_offset(cpu, in), FX_BYTES, how, lin))
         return false;
-    return *lin % 16 == 0 || cpu_fault_error(cpu, VEC_GP, 0);
+    if (*lin % 16 != 0)
+        return cpu_fault_error(cpu, VEC_GP, 0);
+    seg_watch(it, cpu, *lin, FX_GUEST_BYTES, write);
+    return true;
 }
 
-bool hostfp_fxsave(struct cpu *cpu, const struct insn *in) {
+bool hostfp_fxsave(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u8 image[FX_GUEST_BYTES];
     u32 lin;
-    if (!fxsave_linear(cpu, in, true, &lin))
+    if (!fxsave_linear(it, cpu, in, true, &lin))
         return false;
     memcpy(image, cpu->fx, sizeof image);
     image[FX_FTW + 1] = 0;
     store16(image + FX_FCS + 2, 0);
     store16(image + FX_FDS + 2, 0);
-    store32(image + FX_MXCSR_MASK, MXCSR_VALID);
+    store32(image + FX_MXCSR_MASK, cpu_mxcsr_mask(cpu));
     return mmu_check_write(cpu, lin, FX_BYTES, MMU_WRITE) &&
            mmu_write(cpu, lin, image, sizeof image, MMU_WRITE);
 }
 
-bool hostfp_fxrstor(struct cpu *cpu, const struct insn *in) {
+bool hostfp_fxrstor(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u8 image[FX_BYTES];
     u32 lin;
-    if (!fxsave_linear(cpu, in, false, &lin) || !mmu_read(cpu, lin, image, FX_BYTES, MMU_READ))
+    if (!fxsave_linear(it, cpu, in, false, &lin) || !mmu_read(cpu, lin, image, FX_BYTES, MMU_READ))
         return false;
     /* Without CR4.OSFXSR the SSE part stays as it is: SDM volume 2, "FXRSTOR". */
     bool with_sse = cpu->cr4 & CR4_OSFXSR;
-    if (with_sse && (load32(image + FX_MXCSR) & ~(u32)MXCSR_VALID))
+    if (with_sse && (load32(image + FX_MXCSR) & ~cpu_mxcsr_mask(cpu)))
         return cpu_fault_error(cpu, VEC_GP, 0);
     memcpy(cpu->fx, image, FX_MXCSR);
     fx_set16(cpu, FX_FCW, (fx_get16(cpu, FX_FCW) & FCW_WRITABLE) | FCW_RESERVED_ONE);
@@ -279,11 +304,11 @@ bool hostfp_fxrstor(struct cpu *cpu, const struct insn *in) {
     return true;
 }
 
-bool hostfp_ldmxcsr(struct cpu *cpu, const struct insn *in) {
+bool hostfp_ldmxcsr(struct interp *it, struct cpu *cpu, const struct insn *in) {
     u32 value;
-    if (!fetch(cpu, in, &value, sizeof value))
+    if (!fetch(it, cpu, in, &value, sizeof value, 4))
         return false;
-    if (value & ~(u32)MXCSR_VALID)
+    if (value & ~cpu_mxcsr_mask(cpu))
         return cpu_fault_error(cpu, VEC_GP, 0);
     store32(cpu->fx + FX_MXCSR, value);
     return true;

@@ -139,16 +139,17 @@ static inline enum interp_result retire(struct cpu *cpu, const struct insn *in, 
         cpu->eip += in->length;
         cpu->insn_count++;
         return INTERP_HALT;
+    case EX_FREEZE:
+        return INTERP_HALT;
     case EX_REP_MORE:
+        /* What comes now pushes RF set: SDM volume 3, section 17.3.1.1. */
+        cpu->eflags |= F_RF;
         return INTERP_REP_MORE;
     default:
         return INTERP_FAULT;
     }
 }
 
-static inline bool alignment_checked(const struct cpu *cpu) {
-    return cpu->cpl == 3 && (cpu->eflags & F_AC) && (cpu->cr0 & CR0_AM);
-}
 /* True when the next instruction must go through step_careful. */
 static inline bool needs_care(const struct cpu *cpu) {
     return unlikely(cpu->shadow | (cpu->dr[7] & DR7_ANY_ENABLE) |
@@ -163,19 +164,66 @@ static enum interp_result debug_trap(struct cpu *cpu, u32 dr6_bits) {
     return INTERP_FAULT;
 }
 
+/* What is raised instead of the instruction: the data breakpoints that waited, or else a breakpoint
+ * on it. MOV SS holds both back. SDM volume 3, table 6-2 "Priority Among Simultaneous Exceptions
+ * and Interrupts". */
+static bool debug_before(struct cpu *cpu, u32 *dr6_bits) {
+    *dr6_bits = 0;
+    if (cpu->shadow & SHADOW_SS)
+        return false;
+    if (cpu->shadow & SHADOW_DEBUG) {
+        *dr6_bits = cpu->shadow >> SHADOW_DEBUG_SHIFT;
+        cpu->shadow &= (u8)~SHADOW_DEBUG;
+    } else if ((cpu->dr[7] & DR7_ANY_ENABLE) && !(cpu->eflags & F_RF)) {
+        *dr6_bits = rc_debug_hits(cpu, cpu->seg[SEG_CS].base + cpu->eip, 1, RC_DR_EXEC);
+    }
+    return *dr6_bits;
+}
+
+/* Takes back what the start of an instruction changed, for it did not come to its end; but a task
+ * switch that failed late has left RF and shadow as they are in the new task. */
+static void undo_start(struct cpu *cpu, u16 task, u32 flags, u8 shadow) {
+    if (cpu->seg[SEG_TR].selector != task)
+        return;
+    cpu->eflags |= flags & F_RF;
+    cpu->shadow = shadow;
+}
+
+/* In front of an x87 instruction that waits for an interrupt. */
+static enum interp_result frozen(struct cpu *cpu, u32 flags, u8 shadow) {
+    cpu->eflags |= flags & F_RF;
+    cpu->shadow = 0;
+    if (shadow & SHADOW_DEBUG)
+        return debug_trap(cpu, shadow >> SHADOW_DEBUG_SHIFT);
+    return INTERP_HALT;
+}
+
+/* The traps of an instruction that is done: data breakpoints, single step. After one that loads SS
+ * the former wait for the next instruction, whose own single step takes the place of this one. */
+static enum interp_result debug_after(struct cpu *cpu, u32 hits, bool single_step,
+                                      enum interp_result result) {
+    hits |= cpu->shadow >> SHADOW_DEBUG_SHIFT;
+    cpu->shadow &= (u8)~SHADOW_DEBUG;
+    if (cpu->shadow & SHADOW_SS) {
+        cpu->shadow |= (u8)(hits << SHADOW_DEBUG_SHIFT);
+        return result;
+    }
+    u32 dr6_bits = hits | (single_step ? DR6_BS : 0);
+    return dr6_bits ? debug_trap(cpu, dr6_bits) : result;
+}
+
 /* One instruction with single-stepping, breakpoints, RF, shadow and alignment checks. SDM volume 3,
  * sections 17.3.1 "Debug Exception" and 6.8.3 "Masking Exceptions and Interrupts When Switching
  * Stacks". */
 static __attribute__((noinline)) enum interp_result step_careful(struct interp *it,
                                                                  struct cpu *cpu) {
     const u32 flags = cpu->eflags;
-    const u8 shadow = cpu->shadow;
+    const u16 task = cpu->seg[SEG_TR].selector;
     const bool single_step = flags & F_TF, armed = cpu->dr[7] & DR7_ANY_ENABLE;
-    if (armed && !(flags & F_RF) && !(shadow & SHADOW_SS)) {
-        u32 hits = debug_hits(cpu, cpu->seg[SEG_CS].base + cpu->eip, 1, DR_EXEC);
-        if (hits)
-            return debug_trap(cpu, hits);
-    }
+    u32 dr6_bits;
+    if (debug_before(cpu, &dr6_bits))
+        return debug_trap(cpu, dr6_bits);
+    const u8 shadow = cpu->shadow;
     if (rc_virtual_interrupt_due(cpu)) {
         cpu_fault_error(cpu, VEC_GP, 0);
         return INTERP_FAULT;
@@ -185,25 +233,23 @@ static __attribute__((noinline)) enum interp_result step_careful(struct interp *
         return INTERP_FAULT;
     it->shadow_before = shadow;
     it->watch_hits = 0;
-    it->checks = (armed ? CHECK_WATCH : 0) | (alignment_checked(cpu) ? CHECK_ALIGN : 0);
+    it->checks = (armed ? CHECK_WATCH : 0) | (rc_alignment_checked(cpu) ? CHECK_ALIGN : 0);
     if (single_step || armed)
         it->rep_budget = 1;
-    cpu->shadow = 0;
+    cpu->shadow = shadow & SHADOW_DEBUG;
     cpu->eflags &= ~(u32)F_RF;
     enum ex outcome = d->exec(it, cpu, &d->insn);
     it->shadow_before = 0;
     it->checks = 0;
     it->rep_budget = REP_CHUNK;
     enum interp_result result = retire(cpu, &d->insn, outcome);
-    if (result == INTERP_FAULT || result == INTERP_REP_MORE)
-        cpu->eflags |= flags & F_RF;
+    if (outcome == EX_FREEZE) /* no shadow may keep the CPU from waking up */
+        return frozen(cpu, flags, shadow);
     if (result == INTERP_FAULT) {
-        cpu->shadow = shadow;
+        undo_start(cpu, task, flags, shadow);
         return result;
     }
-    bool step_trap = single_step && outcome != EX_INT && !(cpu->shadow & SHADOW_SS);
-    u32 dr6_bits = it->watch_hits | (step_trap ? DR6_BS : 0);
-    return dr6_bits ? debug_trap(cpu, dr6_bits) : result;
+    return debug_after(cpu, it->watch_hits, single_step && outcome != EX_INT, result);
 }
 
 enum interp_result interp_step(struct interp *it, struct cpu *cpu) {

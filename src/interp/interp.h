@@ -15,7 +15,8 @@ enum interp_result {
                          after the last whole iteration), eip at the instruction */
     INTERP_DELIVERED, /* INT n, INT3, IRET, far transfer, ...: control moved (also counts as done)
                        */
-    INTERP_HALT,      /* HLT retired: cpu->halted set, eip advanced */
+    INTERP_HALT,      /* cpu->halted set: HLT retired, eip advanced; or an x87 instruction is frozen
+                         (CR0.NE=0), eip at it */
     INTERP_REP_MORE   /* a REP string stopped after a bounded number of iterations; eip unchanged */
 };
 
@@ -38,13 +39,11 @@ enum interp_result interp_run(struct interp *in, struct cpu *cpu, u64 max_insns,
  * The host is an x86: the instruction itself runs, natively, on the guest's FX state, its memory
  * operand redirected to a buffer. */
 struct insn;
-struct hostfp;
-struct hostfp *hostfp_create(void);
-void hostfp_destroy(struct hostfp *fp);
-/* Executes one x87/MMX/SSE instruction. False: cpu->fault (#NM, #UD, #MF, #XM, #GP, #PF, ...). Does
- * not advance eip. Also writes integer registers and flags where the instruction does (FNSTSW AX,
- * MOVD, COMISS, FCOMI, PMOVMSKB, ...). */
-bool hostfp_execute(struct hostfp *fp, struct cpu *cpu, const struct insn *in);
+/* Executes one x87/MMX/SSE instruction; or, with CR0.NE=0, finds an error that waits, sets
+ * cpu->halted and does nothing else: SDM volume 1, section 8.7.2. False: cpu->fault (#NM, #UD, #MF,
+ * #XM, #GP, #PF, ...). Does not advance eip. Also writes integer registers and flags where the
+ * instruction does (FNSTSW AX, MOVD, COMISS, FCOMI, PMOVMSKB, ...). */
+bool hostfp_execute(struct interp *it, struct cpu *cpu, const struct insn *in);
 /* True for instructions that hostfp_execute handles. */
 bool hostfp_handles(const struct insn *in);
 

@@ -21,6 +21,7 @@ enum ex {
     EX_DELIVERED, /* done: far transfer or IRET, eip was set */
     EX_INT,       /* done: software interrupt delivered, eip was set; no single-step trap */
     EX_HALT,      /* done: HLT */
+    EX_FREEZE,    /* cpu->halted: an x87 error waits for an interrupt; nothing changed */
     EX_REP_MORE,  /* a REP string used up its chunk; eip stays */
     EX_FAULT      /* cpu->fault holds the exception; nothing changed */
 };
@@ -45,6 +46,7 @@ enum { CHECK_WATCH = 1, CHECK_ALIGN = 2 };
 #define REP_CHUNK 65536u
 #define REP_SLOW_COST 16u
 
+struct hostfp;
 struct interp {
     struct decoded *cache;
     struct hostfp *fp;
@@ -54,6 +56,10 @@ struct interp {
     u8 shadow_before;    /* interrupt shadow in force for this instruction */
     struct insn scratch; /* decoding happens here before a slot is overwritten */
 };
+
+/* The stubs of hostfp.c. NULL when the host has no memory. */
+struct hostfp *hostfp_create(void);
+void hostfp_destroy(struct hostfp *fp);
 
 /* The function for a decoded instruction under this CPU model; never NULL (#UD if nothing else). */
 exec_fn interp_bind(const struct cpu *cpu, const struct insn *in);
@@ -147,6 +153,17 @@ static inline u32 ea_offset(const struct cpu *cpu, const struct insn *in) {
 
 bool seg_linear_slow(struct interp *it, struct cpu *cpu, enum seg seg, u32 offset, unsigned bytes,
                      bool write, u32 *lin);
+
+/* The same of `bytes` that must be aligned to `align`, a power of 2, where that is checked: for
+ * operands whose size does not tell. watch: whether data breakpoints see it now; otherwise
+ * seg_watch() tells them when the access was made. */
+struct access {
+    u8 align;
+    bool write, watch;
+};
+bool seg_linear_aligned(struct interp *it, struct cpu *cpu, enum seg seg, u32 offset,
+                        unsigned bytes, struct access how, u32 *lin);
+void seg_watch(struct interp *it, const struct cpu *cpu, u32 lin, unsigned bytes, bool write);
 
 /* Linear address of an access, after the segment's checks. Present expand-up writable data segments
  * pass inline. */
@@ -317,11 +334,6 @@ static inline unsigned opcode_bytes(const struct insn *in) {
 u32 alu_compare(unsigned bytes, u32 a, u32 b);
 /* a + b or a - b with the flags of ADD or SUB (alu.c). */
 u32 alu_sum(unsigned bytes, u32 a, u32 b, bool subtract, u32 *flags);
-/* DR6 bits of the enabled breakpoints of the given R/W kinds (bit mask over the R/W field) that
- * overlap [lin, lin + bytes) (debug.c). */
-u32 debug_hits(const struct cpu *cpu, u32 lin, unsigned bytes, u32 kinds);
-enum { DR_EXEC = 1 << 0, DR_WRITE = 1 << 1, DR_IO = 1 << 2, DR_ACCESS = 1 << 3 };
-enum { DR7_ANY_ENABLE = 0xff, DR6_BS = 1 << 14 };
 
 /* ---- The families: plain functions by file, then functions that choose one by operands ---- */
 /* clang-format off */

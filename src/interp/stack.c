@@ -147,7 +147,9 @@ enum ex exec_enter(struct interp *it, struct cpu *cpu, const struct insn *in) {
     if (level && !stack_push(it, cpu, frame, bytes))
         goto out;
     set_sp(cpu, (u32)cpu->gpr[R_ESP] - size, mask);
-    if (!seg_linear(it, cpu, SEG_SS, (u32)cpu->gpr[R_ESP] & mask, bytes, true, &lin) ||
+    /* The last word of the frame must be writable; it is not written. */
+    if (!seg_linear_aligned(it, cpu, SEG_SS, (u32)cpu->gpr[R_ESP] & mask, bytes,
+                            (struct access){.align = (u8)bytes, .write = true}, &lin) ||
         !mmu_check_write(cpu, lin, bytes, MMU_WRITE))
         goto out;
     gpr_write(cpu, R_EBP, bytes, frame);

@@ -244,7 +244,7 @@ enum ex exec_ins(struct interp *it, struct cpu *cpu, const struct insn *in) {
         if (!seg_linear(it, cpu, SEG_ES, dest_offset(cpu, &r), r.bytes, true, &to) ||
             !mmu_check_write(cpu, to, r.bytes, MMU_WRITE))
             return EX_FAULT;
-        it->watch_hits |= it->checks ? debug_hits(cpu, port, r.bytes, DR_IO) : 0;
+        it->watch_hits |= it->checks ? rc_debug_hits(cpu, port, r.bytes, RC_DR_IO) : 0;
         u32 v = cpu->bus->io_read(cpu->bus->opaque, port, r.bytes);
         if (!mem_write(cpu, to, r.bytes, v))
             return EX_FAULT;
@@ -267,7 +267,7 @@ enum ex exec_outs(struct interp *it, struct cpu *cpu, const struct insn *in) {
         if (!seg_linear(it, cpu, r.source, source_offset(cpu, &r), r.bytes, false, &from) ||
             !mem_read(cpu, from, r.bytes, &v))
             return EX_FAULT;
-        it->watch_hits |= it->checks ? debug_hits(cpu, port, r.bytes, DR_IO) : 0;
+        it->watch_hits |= it->checks ? rc_debug_hits(cpu, port, r.bytes, RC_DR_IO) : 0;
         cpu->bus->io_write(cpu->bus->opaque, port, v, r.bytes);
         advance(cpu, &r, R_ESI, 1);
         run_done(cpu, &r, 1, REP_SLOW_COST);

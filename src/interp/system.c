@@ -66,7 +66,7 @@ enum ex exec_in(struct interp *it, struct cpu *cpu, const struct insn *in) {
     if (!rc_check_io(cpu, port, bytes))
         return EX_FAULT;
     if (it->checks)
-        it->watch_hits |= debug_hits(cpu, port, bytes, DR_IO);
+        it->watch_hits |= rc_debug_hits(cpu, port, bytes, RC_DR_IO);
     gpr_write(cpu, R_EAX, bytes, cpu->bus->io_read(cpu->bus->opaque, port, bytes));
     return EX_SYNC;
 }
@@ -77,12 +77,22 @@ enum ex exec_out(struct interp *it, struct cpu *cpu, const struct insn *in) {
     if (!rc_check_io(cpu, port, bytes))
         return EX_FAULT;
     if (it->checks)
-        it->watch_hits |= debug_hits(cpu, port, bytes, DR_IO);
+        it->watch_hits |= rc_debug_hits(cpu, port, bytes, RC_DR_IO);
     cpu->bus->io_write(cpu->bus->opaque, port, gpr_read(cpu, R_EAX, bytes), bytes);
     return EX_SYNC;
 }
 
 /* ---- Descriptor-table registers ---- */
+
+/* The limit must be aligned as a word and the base as a doubleword, so that the whole lies two
+ * bytes behind a multiple of 4: SDM volume 3, section 3.5.1 "Segment Descriptor Tables". */
+static bool table_linear(struct interp *it, struct cpu *cpu, const struct insn *in, bool write,
+                         u32 *lin) {
+    struct access how = {.align = 2, .write = write, .watch = true};
+    if (!seg_linear_aligned(it, cpu, in->mem_seg, ea_offset(cpu, in), 6, how, lin))
+        return false;
+    return !(it->checks & CHECK_ALIGN) || *lin % 4 == 2 || cpu_fault_error(cpu, VEC_AC, 0);
+}
 
 /* With 16-bit operands only 24 bits of the base are loaded: SDM volume 2, LGDT. */
 static enum ex load_table(struct interp *it, struct cpu *cpu, const struct insn *in,
@@ -91,7 +101,7 @@ static enum ex load_table(struct interp *it, struct cpu *cpu, const struct insn 
     u32 lin;
     if (in->op[0].type != OP_MEM)
         return ex_fault(cpu, VEC_UD);
-    if (!rc_require_cpl0(cpu) || !mem_linear(it, cpu, in, 6, false, &lin) ||
+    if (!rc_require_cpl0(cpu) || !table_linear(it, cpu, in, false, &lin) ||
         !mmu_read(cpu, lin, image, 6, MMU_READ))
         return EX_FAULT;
     table->limit = load16(image);
@@ -108,7 +118,7 @@ static enum ex store_table(struct interp *it, struct cpu *cpu, const struct insn
         return ex_fault(cpu, VEC_UD);
     store16(image, table->limit);
     store32(image + 2, table->base);
-    if (!mem_linear(it, cpu, in, 6, true, &lin) || !mmu_write(cpu, lin, image, 6, MMU_WRITE))
+    if (!table_linear(it, cpu, in, true, &lin) || !mmu_write(cpu, lin, image, 6, MMU_WRITE))
         return EX_FAULT;
     return EX_NEXT;
 }

@@ -87,6 +87,12 @@ static bool probe_random(void *opaque, u64 *value) {
     return true;
 }
 
+static bool probe_ferr(void *opaque, bool asserted) {
+    (void)asserted;
+    ((struct mon_lockstep *)opaque)->touched = true;
+    return false;
+}
+
 bool mon_lockstep_open(struct vm *vm, struct mon_error *err) {
     struct mon_lockstep *l = vm->lockstep = calloc(1, sizeof *l);
     if (!l)
@@ -316,8 +322,9 @@ static void probe(struct vm *vm, struct mon_lockstep *l, u32 insns) {
     l->journal.count = 0;
     l->journal.overflow = false;
     l->bus = vm->bus;
-    vm->bus = (struct cpu_bus){probe_io_read, probe_io_write, probe_mmio_read, probe_mmio_write,
-                               probe_tsc,     probe_msr,      probe_random,    l};
+    vm->bus = (struct cpu_bus){probe_io_read,    probe_io_write, probe_mmio_read,
+                               probe_mmio_write, probe_tsc,      probe_msr,
+                               probe_random,     probe_ferr,     l};
     mmu_set_journal(vm->mmu, &l->journal);
     l->picture[0].undefined_flags = 0;
     l->transferred = false;

@@ -94,6 +94,13 @@ static bool bus_random(void *opaque, u64 *value) {
     return true;
 }
 
+static bool bus_ferr(void *opaque, bool asserted) {
+    struct vm *vm = opaque;
+    bool ignne = dev_ferr_set(vm->dev, asserted);
+    note_device_access(vm);
+    return ignne;
+}
+
 static u64 clock_now(void *opaque) {
     return mon_clock_now_ns(opaque);
 }
@@ -186,6 +193,7 @@ static bool create_memory(struct vm *vm, struct mon_error *err) {
                                .tsc = bus_tsc,
                                .msr = mon_cpu_has(&vm->model, "apic") ? bus_msr : NULL,
                                .random = bus_random,
+                               .ferr = bus_ferr,
                                .opaque = vm};
     vm->cpu->mmu = vm->mmu;
     vm->cpu->bus = &vm->bus;

@@ -209,18 +209,24 @@ static void process_events(struct vm *vm) {
     mon_events_arm(vm);
 }
 
+/* By another one in service, by MOV SS, or by debug traps that are due first: SDM volume 3, table
+ * 6-2 "Priority Among Simultaneous Exceptions and Interrupts". */
+static bool nmi_held_back(const struct cpu *cpu) {
+    return cpu->nmi_blocked || (cpu->shadow & (SHADOW_SS | SHADOW_DEBUG));
+}
+
 /* One NMI waits while another is in service, up to the handler's IRET, which the interpreter
  * therefore watches for. SDM volume 3, section 6.7.1 "Handling Multiple NMIs". */
 static void deliver_nmi(struct vm *vm) {
     struct cpu *cpu = vm->cpu;
     enum interp_result result = INTERP_OK;
     for (u64 max = MODE_INSNS; max-- && result == INTERP_OK && !vm->stop && !cpu->halted;) {
-        if (!cpu->nmi_blocked && !(cpu->shadow & SHADOW_SS))
+        if (!nmi_held_back(cpu))
             break;
         result = interp_step(vm->interp, cpu);
     }
     handle_interp_result(vm, result);
-    if (cpu->nmi_blocked || cpu->shutdown || (cpu->shadow & SHADOW_SS))
+    if (nmi_held_back(cpu) || cpu->shutdown)
         return;
     vm->nmi_pending = false;
     vm->count.interrupts++;

@@ -80,7 +80,7 @@ bool rc_sti(struct cpu *cpu) {
         return true;
     }
     if (!(cpu->eflags & F_IF))
-        cpu->shadow = SHADOW_STI;
+        cpu->shadow |= SHADOW_STI;
     cpu->eflags |= F_IF;
     return true;
 }

@@ -218,6 +218,15 @@ bool rc_push_frame(struct cpu *cpu, const struct segment *ss, u32 *esp, const st
 /* Reads `count` slots upwards from ESP + skip without popping them. #SS(0) on the limit. */
 bool rc_peek_frame(struct cpu *cpu, u32 skip, unsigned count, unsigned bytes, u32 *slot);
 
+/* Do accesses to the stack have to be looked at one by one? (AC without AM only costs time.) */
+static inline bool rc_frame_checked(const struct cpu *cpu) {
+    return unlikely((cpu->dr[7] & DR7_ANY_ENABLE) | (cpu->eflags & F_AC));
+}
+/* #AC(0) for a slot that the program's own ring reads or writes and that is not aligned. */
+bool rc_frame_aligned(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access);
+/* Notes the data breakpoints that a slot hits. */
+void rc_frame_watched(struct cpu *cpu, u32 lin, unsigned bytes, bool write);
+
 /* A stack to switch to. */
 struct rc_stack {
     struct segment ss;

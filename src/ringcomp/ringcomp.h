@@ -76,7 +76,8 @@ enum rc_event {
     RC_NMI
 };
 /* One attempt to deliver through IVT or IDT; the return address is return_eip. False: the fault
- * that occurred during delivery. */
+ * that occurred during delivery. An NMI blocks further ones then, too: SDM volume 3, section 6.7.1
+ * "Handling Multiple NMIs". */
 bool rc_deliver(struct cpu *cpu, u8 vector, enum rc_event event, bool has_error, u32 error,
                 u32 return_eip);
 /* Delivers cpu->fault for the instruction at cpu->eip, with double- and triple-fault rules (SDM
@@ -144,6 +145,19 @@ void rc_cpuid(struct cpu *cpu); /* from cpu->model; OSXSAVE etc. follow CR4 */
 bool rc_check_io(struct cpu *cpu, u16 port, unsigned bytes);
 /* #GP(0) unless CPL is 0 (or real mode). */
 bool rc_require_cpl0(struct cpu *cpu);
+
+/* ---- Breakpoints and alignment (debug.c) ---- */
+/* Kinds of breakpoints, as bits over the R/W fields of DR7. */
+enum { RC_DR_EXEC = 1 << 0, RC_DR_WRITE = 1 << 1, RC_DR_IO = 1 << 2, RC_DR_ACCESS = 1 << 3 };
+/* DR6's B0 to B3 of the enabled breakpoints of these kinds that overlap [lin, lin + bytes), a range
+ * of linear addresses or (RC_DR_IO, under CR4.DE only) ports. SDM volume 3, section 17.2.5
+ * "Breakpoint Field Recognition". */
+u32 rc_debug_hits(const struct cpu *cpu, u32 lin, unsigned bytes, u32 kinds);
+/* True when misaligned accesses of the program raise #AC: SDM volume 3, section 6.15, "Interrupt
+ * 17-Alignment Check Exception (#AC)". */
+static inline bool rc_alignment_checked(const struct cpu *cpu) {
+    return (cpu->eflags & F_AC) && cpu->cpl == 3 && (cpu->cr0 & CR0_AM);
+}
 
 /* ---- Tasks (task.c) ---- */
 /* SDM volume 3, section 7.3 "Task Switching". A fault found before the commit point leaves the old

@@ -338,7 +338,6 @@ void rc_shadow_reload(struct rc_shadow *s, struct cpu *cpu, const u16 selectors[
 
 /* Flags that keep a state from running directly, and the one that must be there. */
 #define REFUSED_FLAGS ((u32)(F_TF | F_IOPL | F_VM | F_VIF | F_VIP))
-#define DR7_ENABLES 0xffu
 
 /* The machine's own CR0.AM is always set, so that an application which sets AC meets its #AC: with
  * the guest's AM clear it may not run with AC set. */
@@ -347,15 +346,17 @@ bool rc_direct_state(const struct cpu *cpu) {
     return cpu->cpl == 3 && (cpu->cr0 & (CR0_PE | CR0_PG)) == (CR0_PE | CR0_PG) &&
            !(cpu->cr0 & (CR0_TS | CR0_EM)) && (cpu->cr4 & CR4_OSFXSR) &&
            (cpu->eflags & (REFUSED_FLAGS | F_IF)) == F_IF &&
-           ((cpu->cr0 & CR0_AM) || !(cpu->eflags & F_AC)) && !(cpu->dr[7] & DR7_ENABLES) &&
-           !cpu->shadow && (ss->attr & ATTR_DB) && cpu->eip <= cs->limit;
+           ((cpu->cr0 & CR0_AM) || !(cpu->eflags & F_AC)) && !(cpu->dr[7] & DR7_ANY_ENABLE) &&
+           !cpu->shadow && !cpu->ferr && (ss->attr & ATTR_DB) && cpu->eip <= cs->limit;
 }
 
 /* The registers are those of the remembered state, but for what may differ and the segments. */
 static inline bool registers_are_known(const struct rc_shadow *s, const struct cpu *cpu) {
-    return likely(s->known && load16(&cpu->cpl) == 3 &&
+    /* CPL, and neither shadow nor FERR#; a CPU that runs is not halted */
+    _Static_assert(offsetof(struct cpu, halted) == offsetof(struct cpu, cpl) + 3, "four bytes");
+    return likely(s->known && load32(&cpu->cpl) == 3 &&
                   (cpu->eflags & (REFUSED_FLAGS | F_AC | F_IF)) == F_IF &&
-                  !(cpu->dr[7] & DR7_ENABLES) && cpu->eip <= cpu->seg[SEG_CS].limit);
+                  !(cpu->dr[7] & DR7_ANY_ENABLE) && cpu->eip <= cpu->seg[SEG_CS].limit);
 }
 
 static inline __attribute__((always_inline)) void compare_segments(const struct rc_shadow *s,

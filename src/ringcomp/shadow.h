@@ -100,8 +100,9 @@ void rc_shadow_reload(struct rc_shadow *s, struct cpu *cpu, const u16 selectors[
 
 /* May this state run directly, as far as registers tell? Ring 3 of paged protected mode with IF=1
  * and IOPL=0 (POPF would not trap), no single step, alignment checks (the host's CR0.AM is 0),
- * breakpoints or interrupt shadow, with x87 and SSE allowed. The stack must be a 32-bit one: the
- * return to ring 3 restores only SP of others; and EIP within CS, or that return would fault. */
+ * breakpoints or interrupt shadow, with x87 and SSE allowed and no x87 error waiting at FERR#. The
+ * stack must be a 32-bit one: the return to ring 3 restores only SP of others; and EIP within CS,
+ * or that return would fault. */
 bool rc_direct_state(const struct cpu *cpu);
 
 /* All of it, for every entry to ring 3: rc_direct_state, rc_shadow_sync and rc_shadow_matches. What

@@ -20,13 +20,15 @@ static bool push_frame_slow(struct cpu *cpu, const struct segment *ss, u32 *esp,
         u32 offset = (*esp - (i + 1) * f->bytes) & mask;
         if (!flat && !rc_in_limit(ss, offset, f->bytes))
             return cpu_fault_error(cpu, VEC_SS, ss_error);
-        if (!mmu_check_write(cpu, ss->base + offset, f->bytes, access | MMU_WRITE))
+        if (!rc_frame_aligned(cpu, ss->base + offset, f->bytes, access) ||
+            !mmu_check_write(cpu, ss->base + offset, f->bytes, access | MMU_WRITE))
             return false;
     }
     for (unsigned i = 0; i < f->count; i++) {
         u32 offset = (*esp - (i + 1) * f->bytes) & mask;
         if (!mmu_write(cpu, ss->base + offset, &f->slot[i], f->bytes, access | MMU_WRITE))
             return false;
+        rc_frame_watched(cpu, ss->base + offset, f->bytes, true);
     }
     *esp = rc_stack_pointer(ss, *esp, *esp - f->count * f->bytes);
     return true;
@@ -37,7 +39,8 @@ bool rc_push_frame(struct cpu *cpu, const struct segment *ss, u32 *esp, const st
     u32 total = f->count * f->bytes;
     u32 low = *esp - total;
     u8 *p = NULL;
-    if (likely(ss->attr & ATTR_DB) && (rc_segment_is_unlimited(ss) || rc_in_limit(ss, low, total)))
+    if (likely((ss->attr & ATTR_DB) && !rc_frame_checked(cpu)) &&
+        (rc_segment_is_unlimited(ss) || rc_in_limit(ss, low, total)))
         p = rc_host(cpu, ss->base + low, total, access | MMU_WRITE);
     if (unlikely(!p))
         return push_frame_slow(cpu, ss, esp, f, access, ss_error);
@@ -53,8 +56,10 @@ static bool read_slot(struct cpu *cpu, u32 offset, unsigned bytes, u32 *value) {
     u32 raw = 0;
     if (!rc_segment_is_unlimited(ss) && !rc_in_limit(ss, offset, bytes))
         return cpu_fault_error(cpu, VEC_SS, 0);
-    if (!mmu_read(cpu, ss->base + offset, &raw, bytes, MMU_READ))
+    if (!rc_frame_aligned(cpu, ss->base + offset, bytes, 0) ||
+        !mmu_read(cpu, ss->base + offset, &raw, bytes, MMU_READ))
         return false;
+    rc_frame_watched(cpu, ss->base + offset, bytes, false);
     *value = raw;
     return true;
 }
@@ -62,7 +67,8 @@ static bool read_slot(struct cpu *cpu, u32 offset, unsigned bytes, u32 *value) {
 bool rc_peek_frame(struct cpu *cpu, u32 skip, unsigned count, unsigned bytes, u32 *slot) {
     const struct segment *ss = &cpu->seg[SEG_SS];
     u32 mask = rc_stack_mask(ss), esp = (u32)cpu->gpr[R_ESP] + skip;
-    if (likely(bytes == 4 && mask == 0xffffffffu && rc_segment_is_unlimited(ss))) {
+    if (likely(bytes == 4 && mask == 0xffffffffu && rc_segment_is_unlimited(ss) &&
+               !rc_frame_checked(cpu))) {
         const u8 *p = rc_host(cpu, ss->base + esp, count * 4, MMU_READ);
         if (likely(p != NULL)) {
             for (unsigned i = 0; i < count; i++)

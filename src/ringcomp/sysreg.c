@@ -97,10 +97,8 @@ bool rc_lmsw(struct cpu *cpu, u16 value) {
 
 /* ---- Debug registers: SDM volume 3, section 17.2 "Debug Registers" ---- */
 
-#define DR6_BD BIT(13)
 #define DR6_FIXED 0xffff0ff0u
 #define DR6_WRITABLE 0x0000e00fu
-#define DR7_GD BIT(13)
 #define DR7_FIXED 0x00000400u
 #define DR7_WRITABLE 0xffff23ffu
 

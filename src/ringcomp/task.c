@@ -7,8 +7,6 @@
 
 #define TSS32_BYTES 104
 #define TSS16_BYTES 44
-#define DR6_BT BIT(15)
-#define DR7_LOCAL_ENABLES 0x155u
 
 /* A task's state, of either format. */
 struct task_image {
@@ -267,14 +265,14 @@ static void enter_new_task(struct cpu *cpu, const struct new_task *t, const stru
     rc_fill_desc(&cpu->seg[SEG_TR], t->selector, &t->desc);
     cpu->seg[SEG_TR].attr |= SYS_BUSY;
     cpu->cr0 |= CR0_TS;
-    cpu->dr[7] &= ~DR7_LOCAL_ENABLES;
+    cpu->dr[7] &= ~(u32)DR7_LOCAL_ENABLES;
     cpu->eip = m->eip;
     cpu->eflags = (m->eflags & F_ALL) | F_FIXED;
     if (cause == RC_TASK_CALL || cause == RC_TASK_EVENT)
         cpu->eflags |= F_NT;
     for (unsigned i = 0; i < 8; i++)
         cpu->gpr[i] = m->gpr[i];
-    cpu->shadow = 0;
+    cpu->shadow &= SHADOW_DEBUG;
     cpu->halted = false;
     if (cpu_paging(cpu) && m->cr3 != cr3) {
         cpu->cr3 = m->cr3;

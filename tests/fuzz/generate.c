@@ -8,16 +8,12 @@
  */
 #include "fuzz.h"
 
-#include "interp/interp.h"
-
 struct gen {
     struct fuzz_case *c;
     struct fuzz_rng r;
     const struct cpu_model *model;
     u8 pinned; /* bit per register: its value was chosen */
     u8 target; /* bit per instruction: jumps there */
-    bool fp;   /* x87, MMX or SSE in it */
-    bool popf; /* POPF in it, which may turn alignment checks on */
     /* Places that get the address of an instruction, once all are laid out. */
     struct {
         bool reg;
@@ -506,10 +502,6 @@ static bool must_be_alone(const struct insn *in) {
     return fuzz_stores_pointers(in) || in->mnemonic == ZYDIS_MNEMONIC_LSL;
 }
 
-static bool is_popf(const struct insn *in) {
-    return in->mnemonic == ZYDIS_MNEMONIC_POPF || in->mnemonic == ZYDIS_MNEMONIC_POPFD;
-}
-
 /* Appends an instruction of the form. False: try another. */
 static bool append(struct gen *g, const struct fuzz_form *f, bool alone) {
     struct fuzz_case *c = g->c;
@@ -524,10 +516,6 @@ static bool append(struct gen *g, const struct fuzz_form *f, bool alone) {
     if (f->has_modrm)
         put_modrm(g, &e, f);
     if (!finish(g, &e, &in) || (must_be_alone(&in) && !alone))
-        return false;
-    /* DEVIATION of the interpreter: no alignment checks on FP operands. */
-    bool fp = hostfp_handles(&in), popf = is_popf(&in);
-    if ((fp && g->popf) || (popf && g->fp))
         return false;
     if (in.map == 0 && in.opcode >= 0xa0 && in.opcode <= 0xa3) { /* MOV moffs */
         e.offset = random_target(g) - segment_base(g, e.segment);
@@ -544,8 +532,6 @@ static bool append(struct gen *g, const struct fuzz_form *f, bool alone) {
         ignore_pointers(g, &in, e.offset + segment_base(g, e.segment));
     if (c->code_bytes + e.bytes > FUZZ_CODE_MAX)
         return false;
-    g->fp |= fp;
-    g->popf |= popf;
     c->insn_start[c->insns++] = c->code_bytes;
     memcpy(c->code + c->code_bytes, e.byte, e.bytes);
     c->code_bytes += (u8)e.bytes;
@@ -655,7 +641,7 @@ static void finish_case(struct gen *g) {
     store32(end + 1, FUZZ_STUB);
     store16(end + 5, FUZZ_CS64);
     c->lone = c->insns == 1;
-    if (!g->fp && one_in(g, 24)) /* as in append() */
+    if (one_in(g, 24))
         c->eflags |= F_AC;
 }
 

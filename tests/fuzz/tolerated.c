@@ -82,8 +82,7 @@ static u32 mask_move(const struct insn *in, const struct fuzz_result *native,
     (void)engine;
     if (in->mnemonic != ZYDIS_MNEMONIC_MASKMOVQ && in->mnemonic != ZYDIS_MNEMONIC_MASKMOVDQU)
         return d;
-    bool memory = faulted(native, VEC_PF) || faulted(native, VEC_GP) || faulted(native, VEC_SS);
-    return memory ? 0 : d;
+    return memory_fault(native) || faulted(native, VEC_GP) || faulted(native, VEC_SS) ? 0 : d;
 }
 
 static u32 popa_partial(const struct insn *in, const struct fuzz_result *native,
@@ -121,6 +120,7 @@ static u32 alignment_or_limit(const struct insn *in, const struct fuzz_result *n
         wide |= in->op[i].type == OP_MEM && in->op[i].bytes >= 16;
     bool both = (faulted(native, VEC_GP) && faulted(engine, VEC_SS)) ||
                 (faulted(native, VEC_SS) && faulted(engine, VEC_GP));
+    both |= faulted(native, VEC_AC) && (faulted(engine, VEC_GP) || faulted(engine, VEC_SS));
     return wide && both && !native->error && !engine->error ? d & ~(u32)FUZZ_DIFF_FAULT : d;
 }
 
@@ -129,22 +129,6 @@ static u32 pusha_partial(const struct insn *in, const struct fuzz_result *native
     bool pusha = in->mnemonic == ZYDIS_MNEMONIC_PUSHA || in->mnemonic == ZYDIS_MNEMONIC_PUSHAD;
     return pusha && native->end == FUZZ_FAULT && engine->end == FUZZ_FAULT
                ? d & ~(u32)FUZZ_DIFF_MEMORY
-               : d;
-}
-
-/* The interpreter's DEVIATION: MXCSR.PE beside unmasked overflow or underflow, and the flags of
- * DPPS and DPPD. */
-static u32 simd_flags(const struct insn *in, const struct fuzz_result *native,
-                      const struct fuzz_result *engine, u32 d) {
-    u32 flags = load32(native->fx + 24) ^ load32(engine->fx + 24), allowed = BIT(5);
-    if (in->mnemonic == ZYDIS_MNEMONIC_DPPS || in->mnemonic == ZYDIS_MNEMONIC_DPPD)
-        allowed = 0x3f;
-    bool state_equal =
-        !memcmp(native->fx, engine->fx, 5) && !memcmp(native->fx + 160, engine->fx + 160, 128);
-    for (unsigned i = 0; i < 8; i++)
-        state_equal &= !memcmp(native->fx + 32 + 16 * i, engine->fx + 32 + 16 * i, 10);
-    return faulted(native, VEC_XM) && faulted(engine, VEC_XM) && state_equal && !(flags & ~allowed)
-               ? d & ~(u32)FUZZ_DIFF_FX
                : d;
 }
 
@@ -224,7 +208,6 @@ static struct rule rules[] = {
     {"PUSHA and PUSHAD that fault have written words",
      "SDM volume 2, PUSHA, pseudo-code: one PUSH after the other; seen on AMD family 1Ah",
      pusha_partial, 0},
-    {"flags of MXCSR after #XM", "docs/deviations.md, src/interp/hostfp.c", simd_flags, 0},
 };
 
 static unsigned case_rule(const struct fuzz_case *c, const struct fuzz_result *native,

@@ -201,10 +201,11 @@ static void fault_sets_rf_and_cr2(void **state) {
     assert_false(cpu->eflags & F_RF);
 }
 
-static void debug_trap_has_no_rf_but_an_instruction_breakpoint_has(void **state) {
+/* Not even for an instruction breakpoint or general detect: the handler's business. */
+static void debug_exceptions_leave_rf_alone(void **state) {
     struct cpu *cpu = boot(state);
     cpu->dr[7] = 0x2401;
-    cpu->dr[6] |= 0x4000;
+    cpu->dr[6] |= DR6_BD;
     cpu_fault(cpu, VEC_DB);
     rc_deliver_fault(cpu);
     assert_false(peek32(cpu, STACK0 - 4) & F_RF);
@@ -213,7 +214,41 @@ static void debug_trap_has_no_rf_but_an_instruction_breakpoint_has(void **state)
     cpu->dr[0] = cpu->eip;
     cpu_fault(cpu, VEC_DB);
     rc_deliver_fault(cpu);
-    assert_true(peek32(cpu, STACK0 - 16) & F_RF);
+    assert_false(peek32(cpu, STACK0 - 16) & F_RF);
+    cpu->eflags |= F_RF; /* in the middle of a repeated string instruction */
+    cpu_fault(cpu, VEC_DB);
+    rc_deliver_fault(cpu);
+    assert_true(peek32(cpu, STACK0 - 28) & F_RF);
+}
+
+/* The pushes of a delivery are accesses; what they hit is reported in front of the handler. */
+static void watched_frame_waits_for_the_handler(void **state) {
+    struct cpu *cpu = boot(state);
+    cpu->dr[1] = STACK0 - 8;
+    cpu->dr[7] = 0x400 | 1 << 2 | 0xdu << 20; /* writes, four bytes */
+    rc_deliver_external(cpu, 0x20);
+    assert_int_equal(cpu->eip, HANDLER + 0x20);
+    assert_int_equal(cpu->shadow, 2 << SHADOW_DEBUG_SHIFT);
+    cpu->eflags |= F_IF;
+    assert_false(rc_interruptible(cpu)); /* before any interrupt */
+    cpu->shadow = 0;
+    cpu->gpr[R_ESP] = STACK0 - 64; /* elsewhere */
+    rc_deliver_external(cpu, 0x21);
+    assert_int_equal(cpu->shadow, 0);
+}
+
+static void misaligned_frame_of_ring_3_is_refused(void **state) {
+    struct cpu *cpu = boot(state);
+    enter_ring(cpu, 3);
+    cpu->gpr[R_ESP] = STACK3 - 2;
+    cpu->eflags |= F_AC;
+    assert_true(rc_far_call(cpu, UCODE, 0x2000, 4, 0x1005));
+    cpu->cr0 |= CR0_AM;
+    assert_fault(rc_far_return(cpu, 4, 0), VEC_AC, 0);
+    assert_fault(rc_far_call(cpu, UCODE, 0x2000, 4, 0x1005), VEC_AC, 0);
+    cpu->gpr[R_ESP] = STACK3 - 4;
+    assert_true(rc_far_call(cpu, UCODE, 0x2000, 4, 0x1005));
+    assert_true(rc_deliver(cpu, 0x80, RC_SOFTWARE, false, 0, 0x1002)); /* ring 0's own stack */
 }
 
 static void contributory_pair_makes_a_double_fault(void **state) {
@@ -314,7 +349,9 @@ int main(void) {
         TEST(v86_int_n_needs_iopl_3_and_a_ring_0_handler),
         TEST(real_mode_uses_the_ivt),
         TEST(fault_sets_rf_and_cr2),
-        TEST(debug_trap_has_no_rf_but_an_instruction_breakpoint_has),
+        TEST(debug_exceptions_leave_rf_alone),
+        TEST(watched_frame_waits_for_the_handler),
+        TEST(misaligned_frame_of_ring_3_is_refused),
         TEST(contributory_pair_makes_a_double_fault),
         TEST(benign_then_contributory_is_delivered_serially),
         TEST(third_fault_shuts_the_cpu_down),
