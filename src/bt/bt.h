@@ -58,9 +58,10 @@ _Static_assert(BT_TRAP_CR == 1 << BT_TRAP_INDEX_cr && BT_TRAP_INVLPG == 1 << BT_
 struct bt_config {
     u64 cache_bytes;   /* translation cache; default 32 MiB, at least 1 MiB */
     u32 hot_threshold; /* executions in interp before translation; 0: at once */
-    bool chain, retstack, icache, adapt, foresight; /* each mechanism can be switched off */
-    bool verify;                                    /* Capstone checks every emitted unit */
-    bool icount;                                    /* translated code counts guest instructions */
+    /* Each mechanism can be switched off. */
+    bool chain, retstack, icache, adapt, foresight, selfcheck;
+    bool verify;      /* Capstone checks every emitted unit */
+    bool icount;      /* translated code counts guest instructions */
     bool direct;      /* applications run untranslated where the substrate can (metal) */
     u32 trap_classes; /* enum bt_trap_class bits: left in place in kernel code, so that they trap */
     bool lockstep;    /* units end at every branch and are never chained: see bt_lockstep_compare */
@@ -150,6 +151,10 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(faults, "host faults in translated code")                                                    \
     X(safepoints, "interrupt polls that fired")                                                    \
     X(adapted_sites, "sites turned into callouts because they kept faulting")                      \
+    X(checked_pages, "pages whose units began to check themselves")                                \
+    X(checked_units, "units that check themselves")                                                \
+    X(stale_units, "units that found their code changed")                                          \
+    X(live_immediates, "immediates that units read where the guest rewrites them")                 \
     X(view_flushes, "views whose links were voided")                                               \
     X(verified_units, "units the verifier passed")
 /* Callouts by kind, in the order of CO_* in bt_contract.h. X(name, help) */
@@ -169,7 +174,8 @@ unsigned bt_last_units(const struct bt *bt, struct bt_unit_info *out, unsigned m
     X(invlpg, "INVLPG")                                                                            \
     X(budget, "-icount budgets used up")                                                           \
     X(access, "adapted memory accesses")                                                           \
-    X(string, "adapted string instructions")
+    X(string, "adapted string instructions")                                                       \
+    X(stale, "units that found their code changed")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -60,7 +60,8 @@
 
 /* The metal substrate's stubs. */
 #define HOT_DELTA HOT(312)     /* what r15 has on top of the monitor's address */
-#define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's */
+#define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's  \
+                                */
 
 /* The view's jump table: 2^VIEW_BITS host addresses indexed by the low bits of the guest EIP. */
 #define VIEW_BITS 14
@@ -84,7 +85,8 @@
 #define CO_BUDGET 13 /* r8d = eip: exit BT_EXIT_BUDGET */
 #define CO_ACCESS 14 /* r8d = eip, ARG0 = EA, ARG1 = packed access (ACCESS_*), ARG2 = immediate */
 #define CO_STRING 15 /* r8d = eip, ARG1 = packed string (STRING_*): adapted MOVS/STOS */
-#define CO_COUNT 16
+#define CO_STALE 16  /* r8d = unit: its code is no longer what it was made from */
+#define CO_COUNT 17
 
 /* A packed memory access of an adapted MOV: register number, bytes in memory, bytes of the
  * register, kind. */

@@ -21,6 +21,8 @@ void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index
 
 /* Classes after which straight-line translation cannot go on. */
 static bool ends_unit(const struct translation *t, const struct bt_tinsn *ti) {
+    if (t->checked && selfcheck_ends_unit(ti))
+        return true;
     if (ti->adapted)
         return !bt_adapted_stays(&ti->in);
     switch (ti->class) {
@@ -67,10 +69,11 @@ static void classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     if (t->cpl == 0 && (t->bt->config.trap_classes & bt_trap_class_of(&ti->in)))
         ti->class = BT_CLASS_TRAP;
     ti->adapted = t->bt->config.adapt && site_adapted(t->bt, gpa);
+    ti->live = selfcheck_immediate_is_live(t, ti, gpa);
     for (unsigned i = 0; i < t->bt->breakpoints; i++)
         if (t->bt->breakpoint[i] == ti->eip) {
             ti->class = BT_CLASS_EMULATE;
-            ti->adapted = false;
+            ti->adapted = ti->live = false;
         }
 }
 
@@ -88,6 +91,7 @@ static bool decode_spanning(struct translation *t, struct bt_tinsn *ti, unsigned
     if (insn_decode(&ti->in, bytes, sizeof bytes, true, true) != INSN_OK)
         return false;
     t->page2 = second.v & ~(u64)PAGE_OFFSET_MASK;
+    t->checked |= bt->page_checked[second.v >> PAGE_SHIFT];
     return true;
 }
 
@@ -107,7 +111,7 @@ static void decode_unit(struct translation *t) {
         if (status != INSN_OK) {
             ti->in.length = 0;
             ti->class = BT_CLASS_EMULATE;
-            ti->adapted = false;
+            ti->adapted = ti->live = false;
             t->count++;
             break;
         }
@@ -155,6 +159,8 @@ static void emit_unit(struct translation *t, struct bt_unit *u) {
     translation_note_pc(t, 0, RECOVER_PLAIN, 0);
     lower_eip_check(t, t->eip, HOT_STUB_INDIRECT_MISS);
     u->host_direct = (u32)(t->e.p - bt->cache_rw);
+    if (t->checked)
+        lower_self_check(t);
     if (bt->config.icount)
         emit_icount(t);
     for (u32 i = 0; i < t->count && !t->ended; i++) {
@@ -185,6 +191,8 @@ static void start(struct translation *t, struct bt *bt, u32 eip, u64 gpa) {
         .slot_first = bt->slot_count,
         .cont_first = bt->cont_count,
         .pc_first = bt->pc_count,
+        .check_first = bt->check_count,
+        .checked = bt->page_checked[gpa >> PAGE_SHIFT],
         .page2 = UINT64_MAX,
     };
     t->e.start = t->e.p = bt->cache_rw + bt->cache_used;
@@ -196,6 +204,7 @@ static void count_unit(struct bt *bt, const struct bt_unit *u, u64 tsc) {
     bt->stats->guest_insns_translated += u->insns;
     bt->stats->guest_bytes_translated += u->guest_bytes;
     bt->stats->host_bytes_emitted += u->host_bytes;
+    bt->stats->checked_units += u->checked;
     bt->stats->translate_tsc += tsc;
 }
 
@@ -236,6 +245,7 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
         bt->slot_count = t->slot_first;
         bt->cont_count = t->cont_first;
         bt->pc_count = t->pc_first;
+        bt->check_count = t->check_first;
         return BT_NONE;
     }
     u->host_bytes = (u32)(t->e.p - t->e.start);
@@ -245,6 +255,9 @@ u32 bt_translate(struct bt *bt, u32 eip, u64 gpa) {
     u->pc_count = bt->pc_count - t->pc_first;
     u->cont_first = t->cont_first;
     u->cont_count = bt->cont_count - t->cont_first;
+    u->checked = t->checked;
+    u->check_first = t->check_first;
+    u->check_count = bt->check_count - t->check_first;
     for (u32 i = u->slot_first; i < bt->slot_count; i++)
         bt->slot[i].unit = bt->unit_count;
     bt->cache_used = (u32)ALIGN_UP(bt->cache_used + u->host_bytes, 16);
