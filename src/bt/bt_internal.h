@@ -589,6 +589,9 @@ void selfcheck_note_write(struct bt *bt, u64 gpa);
 void selfcheck_drop_stale(struct bt *bt);
 /* Now and then: protects all pages again, for those that are no longer written. */
 void selfcheck_age(struct bt *bt);
+/* Is the fault that just left translated code no reason to leave the site to the emulator for good?
+ */
+bool selfcheck_spares_site(const struct bt *bt);
 /* Must the unit end behind this instruction, because it may have changed what follows? */
 bool selfcheck_ends_unit(const struct bt_tinsn *ti);
 /* Emits the comparison of the unit's source with what it was made from. */

@@ -318,6 +318,8 @@ static void learn_from_fault(struct bt *bt) {
     if (!bt->fault_emulate)
         return;
     bt->fault_emulate = false;
+    if (selfcheck_spares_site(bt))
+        return;
     if (bt->config.adapt && site_note_fault(bt, bt->fault_gpa, bt->fault_page, 2))
         cache_invalidate_range(bt, bt->fault_gpa, 1);
 }

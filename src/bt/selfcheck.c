@@ -81,6 +81,17 @@ void selfcheck_note_write(struct bt *bt, u64 gpa) {
     begin_checking(bt, page);
 }
 
+/* A site without a callout that stored to a page with code: it had better fault, for the page is
+ * soon one that checks itself, and what the site stores to next may be another page. */
+bool selfcheck_spares_site(const struct bt *bt) {
+    struct insn in;
+    u64 gpa = bt->fault_gpa;
+    size_t room = MIN(PAGE_BYTES - (gpa & PAGE_OFFSET_MASK), (u64)INSN_MAX_BYTES);
+    return bt->config.selfcheck && bt->fault_page != BT_NONE &&
+           insn_decode(&in, mmu_ram(bt->cpu->mmu) + gpa, room, true, true) == INSN_OK &&
+           !bt_adapted_stays(&in);
+}
+
 void selfcheck_age(struct bt *bt) {
     if (!bt->checked_pages || bt->config.icount || ++bt->kicks < KICKS_CHECKED)
         return;
