@@ -7,7 +7,8 @@
  * SDM volume 3A, section 9.1.3 "Handling Self- and Cross-Modifying Code"; sections 4.8 "Accessed
  * and Dirty Flags", 3.4.5.1 and 7.3 "Task Switching".
  * Expected: the new code runs, from the next instruction on.
- * ROUNDS: 3
+ * ROUNDS: 2
+ * SECONDS: 40
  */
 #include "guest.h"
 
@@ -44,9 +45,9 @@ __asm__(
     "mov $0,%eax; 2: add %eax,%ebx; add $0x11111111,%ebx; 3: sub $0x11,%ebx; 4: push "
     "$0x11111111; 5: pop %eax; add %eax,%edx; mov $0,%al; 6: xor %al,%dl; cmp $0x11111111,%ecx; "
     "7: jne 8f; dec %ecx; jnz 1b; int $0x80; 8: ud2\n"
-    /* 100,000 calls deep, the place they all return to changes */
+    /* 20,000 calls deep, the place they all return to changes */
     ".globl deep, deep_at\ndeep: mov $scratch+1048576,%esp; xor %ebx,%ebx; xor %edx,%edx; mov "
-    "$100000,%ecx; call 1f; int $0x80\n"
+    "$20000,%ecx; call 1f; int $0x80\n"
     "1: dec %ecx; jz 2f; call 1b\ndeep_at: inc %ebx; ret; 2: xorb $1,deep_at; ret\n.popsection");
 extern u8 itself[], later[], head[], targets[], immediates[], deep[], deep_at[];
 extern u32 itself_imm;
@@ -63,7 +64,7 @@ static u32 expected_sum(u32 *xored) {
 }
 
 static void in_one_piece(u32 ring) {
-    for (u32 i = 0; i < 10; i++) {
+    for (u32 i = 0; i < 4; i++) {
         itself_imm = 1;
         RUNS(ring, itself);
         EQ(itself_imm, 1024);
@@ -85,7 +86,7 @@ static void in_one_piece(u32 ring) {
     for (u32 i = 0; i < 2; i++) {
         u8 after = *deep_at ^ 1;
         RUNS(ring, deep);
-        EQ(after == INC_EDX ? trap.edx : trap.ebx, 99999);
+        EQ(after == INC_EDX ? trap.edx : trap.ebx, 19999);
         EQ(*deep_at, after);
     }
 }
