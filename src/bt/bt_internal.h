@@ -190,10 +190,10 @@ struct bt_unit {
     u32 slot_first, slot_count;
     u32 pc_first, pc_count;
     u32 cont_first, cont_count; /* return continuations: cache offsets in bt->cont[] */
-    u32 check_first, check_count;
-    u32 incoming; /* slots linked here */
+    u32 incoming;               /* slots linked here */
     u32 hash_next;
-    u32 page_next[2]; /* lists of units by physical page: gpa's, page2's */
+    u32 page_next[2];             /* lists of units by physical page: gpa's, page2's */
+    u32 check_first, check_count; /* in bt->check[] */
 };
 
 /* A piece of a unit's source as it was when the unit was made. */
@@ -237,11 +237,12 @@ struct bt_site {
 };
 
 /* Which pages are written though they hold code: selfcheck.c. */
-#define BT_WRITTEN_PAGES 256
+#define BT_WRITTEN_PAGES 64
 #define BT_CHECKED_PAGES 256
 struct bt_written_page {
-    u32 page, writes;
-    u64 since; /* instructions left to the emulator before */
+    u32 page, weight;
+    u64 since;               /* instructions left to the emulator before */
+    u64 at[PAGE_BYTES / 64]; /* where writes began, a bit for each byte */
 };
 
 struct bt {
@@ -261,18 +262,11 @@ struct bt {
     u32 pc_count, pc_capacity;
     u32 *cont;
     u32 cont_count, cont_capacity;
-    struct bt_check *check;
-    u32 check_count, check_capacity;
     u32 hash[1 << BT_HASH_BITS];
     u32 *page_head; /* per physical page: first unit */
     u64 page_count;
     u32 heat[1 << BT_HEAT_BITS];
     struct bt_site site[1 << BT_SITE_BITS];
-    bool *page_checked; /* per physical page: its units check themselves, and it is not protected */
-    u32 checked_page[BT_CHECKED_PAGES], checked_pages; /* those pages */
-    struct bt_written_page written[BT_WRITTEN_PAGES];
-    u32 stale_unit; /* the unit whose check failed, or BT_NONE */
-    u32 kicks;      /* since pages that are checked were last given up */
     struct bt_view_state view[MMU_MAX_VIEWS];
     bool fp_ok; /* key of every link, table entry and continuation now in force */
     bool prefill_pending, prefill_write; /* the page a user #PF named: map it before resuming */
@@ -308,6 +302,14 @@ struct bt {
         struct segment ldtr, tr;
         u32 epoch; /* mmu->translation_epoch */
     } tables;
+    /* What selfcheck.c keeps. */
+    struct bt_check *check;
+    u32 check_count, check_capacity;
+    bool *page_checked; /* per physical page: its units check themselves, and it is not protected */
+    u32 checked_page[BT_CHECKED_PAGES], checked_pages; /* those pages */
+    struct bt_written_page written[BT_WRITTEN_PAGES];
+    u32 stale_unit; /* the unit whose check failed, or BT_NONE */
+    u32 kicks;      /* since pages that are checked were last given up */
 };
 
 /* What translated code of ring 3 adds to the address of anything shared. */

@@ -13,9 +13,12 @@
 
 #include <stdlib.h>
 
-/* A page is worth it when so many writes to it... */
-#define MANY_WRITES 64
-/* ...are among so many instructions that the emulator took. */
+/* A page is worth it when the writes to it weigh so much. Kernels that patch their code once write
+ * each place once; data beside code, and an immediate, are written again and again. */
+#define HEAVY 1024
+#define WEIGHT_OF_NEW_PLACE 1
+#define WEIGHT_OF_OLD_PLACE 16
+/* They must be among so many instructions that the emulator took. */
 #define WRITES_AMONG 8192
 /* Kicks (mostly timer interrupts of the guest) after which pages are tried as protected again. */
 #define KICKS_CHECKED 1024
@@ -75,9 +78,12 @@ void selfcheck_note_write(struct bt *bt, u64 gpa) {
         return;
     if (w->page != page || now - w->since > WRITES_AMONG)
         *w = (struct bt_written_page){.page = page, .since = now};
-    if (++w->writes < MANY_WRITES)
+    u32 at = (u32)gpa & PAGE_OFFSET_MASK;
+    w->weight += w->at[at / 64] & BIT64(at % 64) ? WEIGHT_OF_OLD_PLACE : WEIGHT_OF_NEW_PLACE;
+    w->at[at / 64] |= BIT64(at % 64);
+    if (w->weight < HEAVY)
         return;
-    w->writes = 0;
+    w->weight = 0;
     begin_checking(bt, page);
 }
 
