@@ -108,8 +108,9 @@ void selfcheck_age(struct bt *bt) {
 
 /* ---- Units found stale ---- */
 
-/* The byte at this offset of the unit's source has changed: is it in an immediate? */
-static bool learn_immediate(struct bt *bt, const struct bt_unit *u, u32 offset) {
+/* The byte at this offset of the unit's source has changed: the site of the instruction if it is in
+ * its immediate, else NULL. */
+static struct bt_site *immediate_at(struct bt *bt, const struct bt_unit *u, u32 offset) {
     u32 guest = 0;
     for (u32 i = 0; i < u->pc_count; i++)
         if (bt->pc[u->pc_first + i].guest <= offset)
@@ -119,9 +120,8 @@ static bool learn_immediate(struct bt *bt, const struct bt_unit *u, u32 offset) 
     struct insn in;
     if (insn_decode(&in, mmu_ram(bt->cpu->mmu) + gpa, room, true, true) != INSN_OK ||
         offset - guest - in.imm_offset >= in.imm_bytes)
-        return false;
-    site_at(bt, gpa)->live = true;
-    return true;
+        return NULL;
+    return site_at(bt, gpa);
 }
 
 static u8 source_byte(const struct bt *bt, const struct bt_unit *u, u32 offset) {
@@ -131,14 +131,20 @@ static u8 source_byte(const struct bt *bt, const struct bt_unit *u, u32 offset) 
     return mmu_ram(bt->cpu->mmu)[gpa];
 }
 
-/* True when only immediates have changed. */
+/* True when only immediates have changed, and none that is read in place where it can be. */
 static bool learn(struct bt *bt, const struct bt_unit *u) {
     bool all = true;
+    struct bt_site *last = NULL;
     for (u32 i = 0; i < u->check_count; i++) {
         const struct bt_check *c = &bt->check[u->check_first + i];
         for (u32 k = 0; k < c->bytes; k++)
-            if (source_byte(bt, u, c->guest + k) != (u8)(c->expected >> (8 * k)))
-                all &= learn_immediate(bt, u, c->guest + k);
+            if (source_byte(bt, u, c->guest + k) != (u8)(c->expected >> (8 * k))) {
+                struct bt_site *site = immediate_at(bt, u, c->guest + k);
+                all &= site && (site == last || !site->live);
+                if (site)
+                    site->live = true;
+                last = site;
+            }
     }
     return all;
 }

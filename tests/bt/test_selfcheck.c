@@ -343,6 +343,34 @@ static void the_number_of_checked_pages_is_bounded(void **state) {
     world_destroy(&w);
 }
 
+/* A debugger or a device writes physical memory: protected pages hear of it, checked ones see. */
+static void physical_writes_are_noticed(void **state) {
+    (void)state;
+    for (unsigned checked = 0; checked < 2; checked++)
+        for (unsigned behind = 0; behind < 2; behind++) {
+            struct world w;
+            if (checked)
+                checked_world(&w, NULL, "43 43 43 f4");
+            else
+                world_create(&w, NULL), put(&w, CODE, "43 43 43 f4");
+            run_to_hlt(&w, CODE);
+            u8 edx = 0x42;
+            if (behind) {
+                w.ram[CODE + 1] = edx;
+                mmu_phys_written(w.cpu->mmu, GPA(CODE + 1), 1);
+            } else {
+                assert_true(mmu_phys_write(w.cpu->mmu, GPA(CODE + 1), &edx, 1));
+            }
+            w.cpu->gpr[R_EBX] = w.cpu->gpr[R_EDX] = 0;
+            if (checked)
+                expect_stale(&w, CODE);
+            run_to_hlt(&w, CODE);
+            assert_int_equal(reg(&w, R_EBX), 2);
+            assert_int_equal(reg(&w, R_EDX), 1);
+            world_destroy(&w);
+        }
+}
+
 static void sites_that_stored_beside_code_store_directly_again(void **state) {
     (void)state;
     struct world w;
@@ -378,6 +406,7 @@ int main(void) {
         cmocka_unit_test(immediates_that_change_are_read_where_they_stand),
         cmocka_unit_test(units_over_two_pages_check_both),
         cmocka_unit_test(the_number_of_checked_pages_is_bounded),
+        cmocka_unit_test(physical_writes_are_noticed),
         cmocka_unit_test(sites_that_stored_beside_code_store_directly_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
