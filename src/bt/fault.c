@@ -37,7 +37,8 @@ struct fault_place {
 
 static void leave_unit(const struct fault_place *at, struct bt_trap *t, u32 exit) {
     struct bt_hot *hot = bt_hot(at->cpu);
-    if (at->bt->config.icount) /* give back what did not run */
+    /* Give back what did not run; the self-check comes before the count. */
+    if (at->bt->config.icount && at->pc->recovery != RECOVER_CHECK)
         hot->budget += at->unit->insns > at->pc->index ? at->unit->insns - at->pc->index : 0;
     leave_from_handler(at->cpu, t, at->eip, exit);
     at->cpu->gpr[R_ESP] = (u32)(at->cpu->gpr[R_ESP] + (u32)at->pc->esp);

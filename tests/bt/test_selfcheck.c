@@ -214,6 +214,32 @@ static void stores_are_noticed_before_the_next_instruction(void **state) {
     }
 }
 
+static void counted_instructions_stay_exact(void **state) {
+    (void)state;
+    struct bt_config config;
+    struct world w;
+    default_test_config(&config);
+    config.icount = true;
+    world_create(&w, &config);
+    bt_set_budget(w.bt, 1000);
+    put(&w, CODE, "40 40 40 f4");
+    run_to_hlt(&w, CODE);
+    check_page(&w, CODE);
+    w.cpu->insn_count = 0;
+    /* The check's first look at the page faults and fills it. */
+    u64 filled = w.cpu->mmu->stat_hidden_faults;
+    run_to_hlt(&w, CODE);
+    assert_int_equal(w.cpu->mmu->stat_hidden_faults, filled + 1);
+    assert_int_equal(w.cpu->insn_count, 3);
+    w.ram[CODE + 1] ^= 8; /* dec eax */
+    w.cpu->eip = CODE;
+    expect_exit(&w, BT_EXIT_EMULATE, CODE);
+    assert_int_equal(w.cpu->insn_count, 3);
+    run_to_hlt(&w, CODE);
+    assert_int_equal(w.cpu->insn_count, 6);
+    world_destroy(&w);
+}
+
 /* The callee, elsewhere, changes what the caller does behind the call. */
 static void returns_meet_the_check(void **state) {
     (void)state;
@@ -402,6 +428,7 @@ int main(void) {
         cmocka_unit_test(differences_that_add_up_to_zero_are_seen),
         cmocka_unit_test(checks_keep_flags_and_registers),
         cmocka_unit_test(stores_are_noticed_before_the_next_instruction),
+        cmocka_unit_test(counted_instructions_stay_exact),
         cmocka_unit_test(returns_meet_the_check),
         cmocka_unit_test(immediates_that_change_are_read_where_they_stand),
         cmocka_unit_test(units_over_two_pages_check_both),
