@@ -60,9 +60,10 @@ struct bt_config {
     u32 hot_threshold; /* executions in interp before translation; 0: at once */
     /* Each mechanism can be switched off. */
     bool chain, retstack, icache, adapt, foresight, selfcheck;
-    bool verify;      /* Capstone checks every emitted unit */
-    bool icount;      /* translated code counts guest instructions */
-    bool direct;      /* applications run untranslated where the substrate can (metal) */
+    bool selfcheck_all; /* every page's units check themselves: to test them */
+    bool verify;        /* Capstone checks every emitted unit */
+    bool icount;        /* translated code counts guest instructions */
+    bool direct;        /* applications run untranslated where the substrate can (metal) */
     u32 trap_classes; /* enum bt_trap_class bits: left in place in kernel code, so that they trap */
     bool lockstep;    /* units end at every branch and are never chained: see bt_lockstep_compare */
 };

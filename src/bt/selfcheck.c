@@ -26,6 +26,8 @@
 bool selfcheck_create(struct bt *bt) {
     bt->page_checked = calloc(bt->page_count, sizeof *bt->page_checked);
     bt->stale_unit = BT_NONE;
+    if (bt->page_checked && bt->config.selfcheck_all)
+        memset(bt->page_checked, true, bt->page_count * sizeof *bt->page_checked);
     return bt->page_checked;
 }
 

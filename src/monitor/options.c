@@ -125,6 +125,10 @@ static enum mon_parse_result set_verify(const struct met *met) {
     met->o->bt.verify = true;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_selfcheck_all(const struct met *met) {
+    met->o->bt.selfcheck_all = true;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_lockstep(const struct met *met) {
     met->o->bt.lockstep = true;
     return MON_PARSE_RUN;
@@ -557,6 +561,7 @@ static const struct option_row options[] = {
     {"no-foresight", NO_ARG, switch_off, "   do not map pages before they are touched"},
     {"no-selfcheck", NO_ARG, switch_off,
      "   do not let code check itself where its pages are written"},
+    {"selfcheck-all", NO_ARG, set_selfcheck_all, "\n                let all of it (to test that)"},
     {"hot", ARG, set_hot, " N          translate code at its N-th execution"},
     {"cache", ARG, set_cache, " size     size of the translation cache"},
     {"direct", ARG, set_direct,

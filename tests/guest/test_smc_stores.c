@@ -6,6 +6,7 @@
  * 3A, section 9.1.3 "Handling Self- and Cross-Modifying Code".
  * Expected: the new instruction runs. The old one is INC EBX and the new one INC EDX, or the other
  * way round; the store brings one or more of them.
+ * ROUNDS: 3
  */
 #include "guest.h"
 
