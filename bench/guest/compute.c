@@ -290,6 +290,49 @@ static uint32_t run_sort(uint32_t n) {
     return sum;
 }
 
+/* A function and the word it counts in, on one page; or one whose immediate is patched. */
+static uint8_t *mixed_page;
+
+static int prepare_mixed(void) {
+    if (!mixed_page)
+        mixed_page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return mixed_page == MAP_FAILED;
+}
+
+static uint32_t call_mixed(void) {
+    uint32_t result;
+
+    __asm__ volatile("call *%1" : "=a"(result) : "r"(mixed_page) : "memory", "cc");
+    return result;
+}
+
+static uint32_t run_code_data(uint32_t n) {
+    uint32_t word = (uint32_t)(mixed_page + 2048), sum = 0;
+
+    memset(mixed_page + 2048, 0, 4);
+    memcpy(mixed_page, "\xff\x05", 2); /* incl word; mov word,%eax; ret */
+    memcpy(mixed_page + 2, &word, 4);
+    mixed_page[6] = 0xa1;
+    memcpy(mixed_page + 7, &word, 4);
+    mixed_page[11] = 0xc3;
+    for (; n; n--)
+        sum += call_mixed();
+    return sum;
+}
+
+static uint32_t run_smc_immediate(uint32_t n) {
+    uint32_t sum = 0;
+
+    mixed_page[0] = 0xb8; /* mov $n,%eax; ret */
+    mixed_page[5] = 0xc3;
+    for (; n; n--) {
+        memcpy(mixed_page + 1, &n, 4);
+        sum += call_mixed();
+    }
+    return sum;
+}
+
 const struct row compute_rows[] = {
     {"int_regs", "loop of 16 integer instructions", 8000000, 1, 0, NULL, run_int},
     {"call_return", "call in recursive Fibonacci", FIB_CALLS * 24, FIB_CALLS, 0, NULL, run_call},
@@ -307,5 +350,9 @@ const struct row compute_rows[] = {
     {"copy_sse", "16 KiB by SSE2 loads and stores", 20000, 1, 8, prepare_copy, run_copy_sse},
     {"sort", "element of a quicksort of 32768 ints", SORT_ELEMENTS * 10, SORT_ELEMENTS, 32, NULL,
      run_sort},
+    {"code_data_page", "call of a function that counts in its own page", 1000000, 1, 1,
+     prepare_mixed, run_code_data},
+    {"smc_immediate", "patch of an immediate, and call of it", 50000, 1, 1, prepare_mixed,
+     run_smc_immediate},
     {0},
 };

@@ -58,10 +58,12 @@ _Static_assert(BT_TRAP_CR == 1 << BT_TRAP_INDEX_cr && BT_TRAP_INVLPG == 1 << BT_
 struct bt_config {
     u64 cache_bytes;   /* translation cache; default 32 MiB, at least 1 MiB */
     u32 hot_threshold; /* executions in interp before translation; 0: at once */
-    bool chain, retstack, icache, adapt, foresight; /* each mechanism can be switched off */
-    bool verify;                                    /* Capstone checks every emitted unit */
-    bool icount;                                    /* translated code counts guest instructions */
-    bool direct;      /* applications run untranslated where the substrate can (metal) */
+    /* Each mechanism can be switched off. */
+    bool chain, retstack, icache, adapt, foresight, selfcheck;
+    bool selfcheck_all; /* every page's units check themselves: to test them */
+    bool verify;        /* Capstone checks every emitted unit */
+    bool icount;        /* translated code counts guest instructions */
+    bool direct;        /* applications run untranslated where the substrate can (metal) */
     u32 trap_classes; /* enum bt_trap_class bits: left in place in kernel code, so that they trap */
     bool lockstep;    /* units end at every branch and are never chained: see bt_lockstep_compare */
 };
@@ -155,6 +157,8 @@ enum bt_event_kind {
     X(write, "its code was written")                                                               \
     X(remap, "the second page it spans is another one now")                                        \
     X(adapt, "one of its instructions was adapted")                                                \
+    X(check, "its page checks itself from now on, or no longer does")                              \
+    X(stale, "it found its own code changed")                                                      \
     X(full, "the cache or one of its tables was full")                                             \
     X(request, "reset, breakpoints, CR4.TSD, or more writes to code than the queue holds")
 enum bt_cause {
@@ -172,6 +176,8 @@ struct bt_context {
     bool fp_ok;      /* x87 and SSE instructions do not raise #NM or #UD */
     bool tsc_inline; /* RDTSC may run inline */
     bool tsd;        /* CR4.TSD */
+    bool checked;    /* the unit compares its own source at each entry */
+    u64 live;        /* bit i: the i-th instruction reads its immediate where it stands */
     u64 adapted;     /* bit i: the i-th instruction is adapted */
     u64 broken;      /* bit i: there is a breakpoint on it */
     const u8 *code;  /* what the decoder could see from gpa on; valid during the call */
@@ -192,8 +198,8 @@ struct bt_event {
     u32 host_bytes;
     const u8 *host; /* translate: its code, where it is executed */
 };
-/* Called at each event, at most BT_MAX_OBSERVERS of them. It may run with the guest's x87 and SSE state in the
- * registers, which it must not touch, and must not call the translator. */
+/* Called at each event, at most BT_MAX_OBSERVERS of them. It may run with the guest's x87 and SSE
+ * state in the registers, which it must not touch, and must not call the translator. */
 typedef void bt_observer(void *opaque, const struct bt_event *event);
 bool bt_observe(struct bt *bt, bt_observer *observer, void *opaque);
 void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
@@ -218,6 +224,10 @@ void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
     X(faults, "host faults in translated code")                                                    \
     X(safepoints, "interrupt polls that fired")                                                    \
     X(adapted_sites, "sites turned into callouts because they kept faulting")                      \
+    X(checked_pages, "pages whose units began to check themselves")                                \
+    X(checked_units, "units that check themselves")                                                \
+    X(stale_units, "units that found their code changed")                                          \
+    X(live_immediates, "immediates that units read where the guest rewrites them")                 \
     X(view_flushes, "views whose links were voided")                                               \
     X(verified_units, "units the verifier passed")
 /* Callouts by kind, in the order of CO_* in bt_contract.h. X(name, help) */
@@ -238,7 +248,8 @@ void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
     X(budget, "-icount budgets used up")                                                           \
     X(access, "adapted memory accesses")                                                           \
     X(string, "adapted string instructions")                                                       \
-    X(ac, "STAC and CLAC")
+    X(ac, "STAC and CLAC")                                                                         \
+    X(stale, "units that found their code changed")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -86,7 +86,8 @@
 #define CO_ACCESS 14 /* r8d = eip, ARG0 = EA, ARG1 = packed access (ACCESS_*), ARG2 = immediate */
 #define CO_STRING 15 /* r8d = eip, ARG1 = packed string (STRING_*): adapted MOVS/STOS */
 #define CO_AC 16     /* r8d = eip, ARG0 = F_AC or 0: STAC, CLAC */
-#define CO_COUNT 17
+#define CO_STALE 17  /* r8d = unit: its code is no longer what it was made from */
+#define CO_COUNT 18
 
 /* A packed memory access of an adapted MOV: register number, bytes in memory, bytes of the
  * register, kind. */

@@ -7,7 +7,8 @@
  * mapping holds. Its host code is:
  *
  *   indirect entry:  compare r8d with the unit's EIP, else jmp [r15+HOT_STUB_INDIRECT_MISS]
- *   direct entry:    [-icount: count]
+ *   direct entry:    [self-check: compare the source with what it was, else leave]
+ *                    [-icount: count]
  *                    body
  *   slot stubs:      per direct exit: mov r8d, slot; mov r9d, CO_LINK; jmp [r15+HOT_STUB_CALLOUT]
  *                    or, where the target lies on another page at CPL 3:
@@ -26,7 +27,8 @@
  *  - branches: direct ones inside the unit at an instruction boundary (not inside a sequence), or
  * to the direct entry of another unit; jmp/call [r15+HOT_STUB_*]; jmp/call [r13+disp32] and
  *    jmp/call [r13+r9*2] directly after lea r9d,[r8*4]; movzx r9d,r9w; ret
- *  - POPF and RDTSC as lower_system.c emits them, byte for byte
+ *  - POPF and RDTSC as lower_system.c emits them, byte for byte; the self-check of selfcheck.c
+ *    likewise, in units that are marked so, of no other bytes than the unit's own source
  *  - pushfq; pop r8 (PUSHF) and pushfq ... popfq (-icount's count at the direct entry), no other
  * use of rsp but call and ret; r13, r14, r15 never written
  *  - no privileged, I/O, system-call, segment, XSAVE, AVX or 64-bit-only state instruction, but: in
@@ -135,7 +137,7 @@ HOT_ASSERT(HOT_RING_USER, ring_user);
 HOT_ASSERT(HOT_KICK, kick);
 _Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
 
-_Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STRING == (int)BT_CALLOUT_string &&
+_Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STALE == (int)BT_CALLOUT_stale &&
                    CO_INT == (int)BT_CALLOUT_int && CO_INVLPG == (int)BT_CALLOUT_invlpg,
                "BT_CALLOUTS lists the CO_* in their order");
 
@@ -164,8 +166,9 @@ struct bt_slot {
  * recovery actions. */
 enum bt_recovery {
     RECOVER_PLAIN,
-    RECOVER_STI, /* the poll behind STI: its shadow is in force */
-    RECOVER_POPF /* the poll behind POPF */
+    RECOVER_STI,  /* the poll behind STI: its shadow is in force */
+    RECOVER_POPF, /* the poll behind POPF */
+    RECOVER_CHECK /* the unit looks at its own source: a fetch, not an access of the guest's */
 };
 /* Flags that POPF at CPL 0 may not change inline. */
 #define POPF_SLOW_FLAGS (F_ALL & ~(u32)(F_ARITH | F_FIXED | F_IF | F_RF | F_VM))
@@ -184,6 +187,7 @@ struct bt_unit {
     u16 guest_bytes, insns;
     u8 cpl, fp; /* key: virtual CPL; FP instructions allowed */
     bool valid;
+    bool checked;                      /* checks itself: see selfcheck.c */
     u8 lockstep_runs;                  /* executions compared, up to LOCKSTEP_FIRST */
     u32 host, host_direct, host_bytes; /* cache offsets: indirect entry, direct entry */
     u32 slot_first, slot_count;
@@ -191,7 +195,15 @@ struct bt_unit {
     u32 cont_first, cont_count; /* return continuations: cache offsets in bt->cont[] */
     u32 incoming;               /* slots linked here */
     u32 hash_next;
-    u32 page_next[2]; /* lists of units by physical page: gpa's, page2's */
+    u32 page_next[2];             /* lists of units by physical page: gpa's, page2's */
+    u32 check_first, check_count; /* in bt->check[] */
+};
+
+/* A piece of a unit's source as it was when the unit was made. */
+struct bt_check {
+    u32 expected;
+    u16 guest; /* offset from the unit's EIP */
+    u8 bytes;  /* 1, 2 or 4 */
 };
 
 struct translation;
@@ -221,8 +233,19 @@ struct bt_view_state {
 
 struct bt_site {
     u64 gpa;
+    u32 page; /* what it last stored to, if that was a page with code; else BT_NONE */
     u8 faults;
     bool adapted;
+    bool live; /* its immediate was found changed */
+};
+
+/* Which pages are written though they hold code: selfcheck.c. */
+#define BT_WRITTEN_PAGES 64
+#define BT_CHECKED_PAGES 256
+struct bt_written_page {
+    u32 page, weight;
+    u64 since;               /* instructions left to the emulator before */
+    u64 at[PAGE_BYTES / 64]; /* where writes began, a bit for each byte */
 };
 
 struct bt {
@@ -253,6 +276,7 @@ struct bt {
     u32 prefill_lin;
     bool fault_emulate; /* the last EMULATE exit came from a host fault at fault_gpa */
     u64 fault_gpa;
+    u32 fault_page;        /* the page with code that it stored to, or BT_NONE */
     u32 user_view;         /* id of the view whose links the user return stack may hold */
     u8 *return_stack[2];   /* [user]; guard page below each */
     u64 return_top[2];     /* as translated code of that ring sees it */
@@ -288,6 +312,14 @@ struct bt {
         struct segment ldtr, tr;
         u32 epoch; /* mmu->translation_epoch */
     } tables;
+    /* What selfcheck.c keeps. */
+    struct bt_check *check;
+    u32 check_count, check_capacity;
+    bool *page_checked; /* per physical page: its units check themselves, and it is not protected */
+    u32 checked_page[BT_CHECKED_PAGES], checked_pages; /* those pages */
+    struct bt_written_page written[BT_WRITTEN_PAGES];
+    u32 stale_unit; /* the unit whose check failed, or BT_NONE */
+    u32 kicks;      /* since pages that are checked were last given up */
 };
 
 /* What translated code of ring 3 adds to the address of anything shared. */
@@ -471,6 +503,7 @@ struct bt_tinsn {
     u32 eip;
     enum bt_class class;
     bool adapted; /* keeps faulting: emulate */
+    bool live;    /* its immediate keeps changing: read it where it stands */
 };
 struct translation {
     struct bt *bt;
@@ -481,15 +514,16 @@ struct translation {
     bool fp_ok;
     u32 count;
     struct bt_tinsn insn[BT_MAX_UNIT_INSNS];
-    u32 slot_first, cont_first, pc_first;
+    u32 slot_first, cont_first, pc_first, check_first;
     u32 current;   /* index of the instruction being lowered */
     i32 esp_delta; /* guest ESP minus r12 at this point of the emitted code */
     u32 guest_bytes;
-    u8 counted;          /* instructions that run inside the unit */
-    bool straight;       /* a conditional branch ends the unit (lockstep, -icount) */
-    bool ended;          /* the current instruction ended the unit */
-    bool failed;         /* a table is full */
-    u64 adapted, broken; /* as in struct bt_context */
+    u8 counted;                /* instructions that run inside the unit */
+    bool checked;              /* the unit checks itself */
+    bool straight;             /* a conditional branch ends the unit (lockstep, -icount) */
+    bool ended;                /* the current instruction ended the unit */
+    bool failed;               /* a table is full */
+    u64 adapted, broken, live; /* as in struct bt_context */
     u64 page2;
 };
 /* Translates the unit at cpu->eip whose first byte is at gpa. BT_NONE when a table or the cache is
@@ -521,6 +555,7 @@ u64 co_string(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate(struct cpu *cpu, u32 eip);
 u64 co_leave_kick_inside(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate_inside(struct cpu *cpu, u32 eip); /* from a returning callout */
+u64 co_leave_again_inside(struct cpu *cpu, u32 eip);
 /* Pieces shared by the lowering files. */
 /* The guest's stack at ESP + disp. */
 static inline struct host_mem stack_mem(const struct translation *t, i32 disp) {
@@ -573,7 +608,40 @@ static inline const u8 *unit_direct_entry(const struct bt *bt, u32 unit) {
 }
 /* Sites that keep faulting. */
 bool site_adapted(const struct bt *bt, u64 gpa);
-bool site_note_fault(struct bt *bt, u64 gpa, unsigned threshold); /* true when just adapted */
+bool site_live(const struct bt *bt, u64 gpa);
+/* page: see struct bt_site. True when just adapted. */
+bool site_note_fault(struct bt *bt, u64 gpa, u32 page, unsigned threshold);
+struct bt_site *site_at(struct bt *bt, u64 gpa); /* made when there is none */
+
+/* ---- selfcheck.c ---- */
+bool selfcheck_create(struct bt *bt);
+void selfcheck_destroy(struct bt *bt);
+/* A write to a protected page is about to be taken note of. */
+void selfcheck_note_write(struct bt *bt, u64 gpa);
+/* After an exit: drops the unit that found itself stale, if one did, and learns from it. */
+void selfcheck_drop_stale(struct bt *bt);
+/* Now and then: protects all pages again, for those that are no longer written. */
+void selfcheck_age(struct bt *bt);
+/* Is the fault that just left translated code no reason to leave the site to the emulator for good?
+ */
+bool selfcheck_spares_site(const struct bt *bt);
+/* Must the unit end behind this instruction, because it may have changed what follows? */
+bool selfcheck_ends_unit(const struct bt_tinsn *ti);
+/* Emits the comparison of the unit's source with what it was made from. */
+void lower_self_check(struct translation *t);
+/* Has the guest been rewriting this instruction's immediate, and can it be lowered so that it is
+ * read where it stands? */
+bool selfcheck_immediate_is_live(const struct translation *t, const struct bt_tinsn *ti, u64 gpa);
+/* Lowers an instruction with a live immediate. False: its own lowering does it. */
+bool lower_live(struct translation *t, const struct bt_tinsn *ti);
+/* The guest's code at offset bytes behind the instruction's first, as memory. */
+static inline struct host_mem source_mem(const struct bt_tinsn *ti, u32 offset) {
+    return (struct host_mem){.base = H_NONE,
+                             .index = H_NONE,
+                             .scale = 1,
+                             .disp = (i32)(ti->eip + offset),
+                             .window = true};
+}
 
 /* ---- run.c, callout.c, callout_access.c, fault.c, entry_*.S ---- */
 #define BT_LEAVE 1 /* a callout's result: leave translated code */
@@ -602,6 +670,8 @@ void bt_reset_return_stack(struct bt *bt, bool user);
 /* Puts the sentinel frame back at its top. */
 void bt_clear_return_stack(struct bt *bt, bool user);
 void bt_disarm_safepoint(struct cpu *cpu);
+/* The code at gpa must prove anew that it is hot. */
+void bt_cool(struct bt *bt, u64 gpa);
 /* The unit at cpu->eip in the current mode: BT_NONE if not translated; *gpa its address. False when
  * the fetch faults or is not RAM. */
 bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa);
@@ -615,6 +685,11 @@ extern const u8 bt_enter_frame[]; /* inside bt_enter, for unwinders */
 extern u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg);
 /* Internal exit value: go round bt_run's loop again (translate, drain, ...). */
 #define BT_EXIT_AGAIN 0x100u
+
+static inline bool bt_code_writes_pending(const struct cpu *cpu) {
+    const struct mmu *mmu = cpu->mmu;
+    return mmu->code_queue_head != mmu->code_queue_tail || mmu->code_queue_overflow;
+}
 
 /* Code and stack of the mode that is translated: flat and 32-bit. */
 static inline bool bt_code_and_stack_flat(const struct cpu *cpu) {

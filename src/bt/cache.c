@@ -15,14 +15,17 @@ static bool create_tables(struct bt *bt) {
     bt->unit_capacity = bt->cache_bytes / 96;
     bt->slot_capacity = bt->unit_capacity * 3;
     bt->cont_capacity = bt->unit_capacity;
+    bt->check_capacity = bt->unit_capacity * 2;
     bt->pc_capacity = bt->unit_capacity * 10;
     bt->page_count = mmu_ram_bytes(bt->cpu->mmu) >> PAGE_SHIFT;
     bt->unit = calloc(bt->unit_capacity, sizeof *bt->unit);
     bt->slot = calloc(bt->slot_capacity, sizeof *bt->slot);
     bt->pc = calloc(bt->pc_capacity, sizeof *bt->pc);
     bt->cont = calloc(bt->cont_capacity, sizeof *bt->cont);
+    bt->check = calloc(bt->check_capacity, sizeof *bt->check);
     bt->page_head = malloc(bt->page_count * sizeof *bt->page_head);
-    return bt->unit && bt->slot && bt->pc && bt->cont && bt->page_head;
+    return bt->unit && bt->slot && bt->pc && bt->cont && bt->check && bt->page_head &&
+           selfcheck_create(bt);
 }
 
 bool cache_create(struct bt *bt, char *err, size_t err_bytes) {
@@ -47,7 +50,9 @@ void cache_destroy(struct bt *bt) {
     free(bt->slot);
     free(bt->pc);
     free(bt->cont);
+    free(bt->check);
     free(bt->page_head);
+    selfcheck_destroy(bt);
 }
 
 static u32 hash_of(u64 gpa, u32 eip) {
@@ -74,7 +79,8 @@ static void page_add(struct bt *bt, u32 index, u64 page) {
     struct bt_unit *u = &bt->unit[index];
     u->page_next[page_side(u, page)] = bt->page_head[page];
     bt->page_head[page] = index;
-    mmu_code_protect(bt->cpu->mmu, GPA(page << PAGE_SHIFT));
+    if (!bt->page_checked[page])
+        mmu_code_protect(bt->cpu->mmu, GPA(page << PAGE_SHIFT));
 }
 
 static void page_remove(struct bt *bt, u32 index, u64 page) {
@@ -248,7 +254,8 @@ void cache_flush(struct bt *bt, enum bt_cause cause) {
     bt->stats->units_evicted += bt->unit_count;
     memset(bt->hash, 0xff, sizeof bt->hash);
     memset(bt->page_head, 0xff, bt->page_count * sizeof *bt->page_head);
-    bt->unit_count = bt->slot_count = bt->pc_count = bt->cont_count = 0;
+    bt->unit_count = bt->slot_count = bt->pc_count = bt->cont_count = bt->check_count = 0;
+    bt->stale_unit = BT_NONE;
     bt->cache_used = 0;
     bt->generation++;
     cache_clear_views(bt);
@@ -299,10 +306,21 @@ bool site_adapted(const struct bt *bt, u64 gpa) {
     return s->gpa == gpa && s->adapted;
 }
 
-bool site_note_fault(struct bt *bt, u64 gpa, unsigned threshold) {
+bool site_live(const struct bt *bt, u64 gpa) {
+    const struct bt_site *s = &bt->site[site_index(gpa)];
+    return s->gpa == gpa && s->live;
+}
+
+struct bt_site *site_at(struct bt *bt, u64 gpa) {
     struct bt_site *s = &bt->site[site_index(gpa)];
     if (s->gpa != gpa)
-        *s = (struct bt_site){.gpa = gpa};
+        *s = (struct bt_site){.gpa = gpa, .page = BT_NONE};
+    return s;
+}
+
+bool site_note_fault(struct bt *bt, u64 gpa, u32 page, unsigned threshold) {
+    struct bt_site *s = site_at(bt, gpa);
+    s->page = page;
     if (s->adapted || ++s->faults < threshold)
         return false;
     s->adapted = true;

@@ -207,11 +207,6 @@ void hot_select_ring(struct cpu *cpu) {
 
 /* ---- dispatch ---- */
 
-static bool code_writes_pending(const struct cpu *cpu) {
-    const struct mmu *mmu = cpu->mmu;
-    return mmu->code_queue_head != mmu->code_queue_tail || mmu->code_queue_overflow;
-}
-
 bool bt_find_current(struct bt *bt, u32 *unit, u64 *gpa) {
     struct cpu *cpu = bt->cpu;
     struct gpa at;
@@ -270,7 +265,7 @@ static bool transfer_translatable(const struct cpu *cpu, bool data_changed) {
 /* In translated code, or out. The flags are loaded. */
 static u64 dispatch_translated(struct cpu *cpu, bool data_changed) {
     struct bt_hot *hot = bt_hot(cpu);
-    if (code_writes_pending(cpu) || !transfer_translatable(cpu, data_changed) ||
+    if (bt_code_writes_pending(cpu) || !transfer_translatable(cpu, data_changed) ||
         (cpu->cpl == 3 && (hot->bt->prefill_pending || mmu_user_window_pending(cpu))))
         return leave(cpu, cpu->eip, BT_EXIT_AGAIN);
     hot_select_ring(cpu);
@@ -310,7 +305,7 @@ static u64 dispatch(struct cpu *cpu) {
 /* Is there nothing to do but to go on? */
 static inline bool undisturbed(const struct cpu *cpu) {
     const struct bt_hot *hot = bt_hot(cpu);
-    return !hot->attention && !hot->bt->lockstep_compare && !code_writes_pending(cpu);
+    return !hot->attention && !hot->bt->lockstep_compare && !bt_code_writes_pending(cpu);
 }
 
 static __attribute__((noinline)) u64 kernel_entry_point(struct cpu *cpu) {
@@ -361,7 +356,8 @@ static u64 resolve(struct cpu *cpu, u32 eip, u32 *unit) {
         return leave(cpu, eip, BT_EXIT_UNIT_END);
     if (hot->kick)
         return leave(cpu, eip, BT_EXIT_KICK);
-    if (!bt_find_current(bt, unit, &gpa) || *unit == BT_NONE)
+    /* Finding it may have set accessed bits, in tables that lie among code. */
+    if (!bt_find_current(bt, unit, &gpa) || *unit == BT_NONE || bt_code_writes_pending(cpu))
         return leave(cpu, eip, BT_EXIT_AGAIN);
     if (bt->config.lockstep && lockstep_due(bt, *unit))
         return leave(cpu, eip, BT_EXIT_UNIT_END);
@@ -397,12 +393,27 @@ u64 co_leave_emulate(struct cpu *cpu, u32 eip) {
     return leave(cpu, eip, BT_EXIT_EMULATE);
 }
 
+u64 co_leave_again_inside(struct cpu *cpu, u32 eip) {
+    /* Lockstep compares at exits to the emulator, even in the middle of a REP. */
+    if (bt_hot(cpu)->bt->lockstep_compare)
+        return co_leave_emulate_inside(cpu, eip);
+    return leave_inside(cpu, eip, BT_EXIT_AGAIN);
+}
+
 u64 co_leave_kick_inside(struct cpu *cpu, u32 eip) {
     return leave_inside(cpu, eip, BT_EXIT_KICK);
 }
 
 static u64 co_budget(struct cpu *cpu, u32 eip) {
     return leave(cpu, eip, BT_EXIT_BUDGET);
+}
+
+/* The emulator takes the first instruction, so that there is progress whatever the check saw. */
+static u64 co_stale(struct cpu *cpu, u32 index) {
+    struct bt *bt = bt_hot(cpu)->bt;
+    bt->stale_unit = index;
+    bt->fault_emulate = false;
+    return leave(cpu, bt->unit[index].eip, BT_EXIT_EMULATE);
 }
 
 static u64 co_link(struct cpu *cpu, u32 index) {
@@ -452,7 +463,7 @@ static u64 load_segment(struct cpu *cpu, unsigned which, u32 eip) {
         hot_load_segments(cpu);
     }
     cpu->gpr[R_ESP] = (u32)(cpu->gpr[R_ESP] + hot->arg2);
-    if (code_writes_pending(cpu))
+    if (bt_code_writes_pending(cpu))
         return leave_inside(cpu, next, BT_EXIT_AGAIN);
     /* FS and GS leave the mode as it is. */
     if (seg == SEG_FS)
@@ -593,5 +604,5 @@ u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {
     [CO_LOAD_GS] = co_load_gs,       [CO_INT] = co_int,         [CO_IRET] = co_iret,
     [CO_SYSENTER] = co_sysenter,     [CO_SYSEXIT] = co_sysexit, [CO_POPF] = co_popf,
     [CO_BUDGET] = co_budget,         [CO_ACCESS] = co_access,   [CO_STRING] = co_string,
-    [CO_INVLPG] = co_invlpg,         [CO_AC] = co_ac,
+    [CO_INVLPG] = co_invlpg,         [CO_AC] = co_ac,           [CO_STALE] = co_stale,
 };

@@ -48,6 +48,8 @@ u64 co_access(struct cpu *cpu, u32 eip) {
     u8 *p = mmu_host_pointer(cpu, hot->arg0, bytes, store ? MMU_WRITE : MMU_READ);
     if (!p)
         return co_leave_emulate_inside(cpu, eip);
+    if (bt_code_writes_pending(cpu)) /* accessed and dirty bits, in tables that lie among code */
+        return co_leave_again_inside(cpu, eip);
     if (store) {
         u32 value = kind == ACCESS_STORE_IMM
                         ? hot->arg2
@@ -94,13 +96,13 @@ static u32 string_stretch(struct cpu *cpu, u32 a, u32 want) {
     if (n == 0)
         return 0;
     u8 *dst = mmu_host_pointer(cpu, edi, n * unit, MMU_WRITE);
-    if (!dst)
+    if (!dst || bt_code_writes_pending(cpu))
         return 0;
     if (a & STRING_STOS) {
         store_elements(dst, (u32)cpu->gpr[R_EAX], unit, n);
     } else {
         const u8 *src = mmu_host_pointer(cpu, esi, n * unit, MMU_READ);
-        if (!src)
+        if (!src || bt_code_writes_pending(cpu))
             return 0;
         move_elements(dst, src, unit, n);
         cpu->gpr[R_ESI] = esi + n * unit;
@@ -116,7 +118,8 @@ u64 co_string(struct cpu *cpu, u32 eip) {
     while (left) {
         u32 n = string_stretch(cpu, a, left);
         if (n == 0)
-            return co_leave_emulate_inside(cpu, eip);
+            return bt_code_writes_pending(cpu) ? co_leave_again_inside(cpu, eip)
+                                               : co_leave_emulate_inside(cpu, eip);
         left -= n;
         if (a & STRING_REP)
             cpu->gpr[R_ECX] = left;

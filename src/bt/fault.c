@@ -37,15 +37,23 @@ struct fault_place {
 
 static void leave_unit(const struct fault_place *at, struct bt_trap *t, u32 exit) {
     struct bt_hot *hot = bt_hot(at->cpu);
-    if (at->bt->config.icount) /* give back what did not run */
+    /* Give back what did not run; the self-check comes before the count. */
+    if (at->bt->config.icount && at->pc->recovery != RECOVER_CHECK)
         hot->budget += at->unit->insns > at->pc->index ? at->unit->insns - at->pc->index : 0;
     leave_from_handler(at->cpu, t, at->eip, exit);
     at->cpu->gpr[R_ESP] = (u32)(at->cpu->gpr[R_ESP] + (u32)at->pc->esp);
 }
 
+/* To take note of writes, or for another look at the unit's source. Lockstep compares at exits to
+ * the emulator, even in the middle of a REP. */
+static void leave_again(const struct fault_place *at, struct bt_trap *t) {
+    leave_unit(at, t, at->bt->lockstep_compare ? BT_EXIT_EMULATE : BT_EXIT_AGAIN);
+}
+
 static void emulate(const struct fault_place *at, struct bt_trap *t) {
     at->bt->fault_emulate = true;
     at->bt->fault_gpa = at->unit->gpa + at->pc->guest;
+    at->bt->fault_page = BT_NONE;
     leave_unit(at, t, BT_EXIT_EMULATE);
 }
 
@@ -57,18 +65,42 @@ static bool kernel_touches_user_page(const struct fault_place *at, struct glin l
            cpu_paging(at->cpu) && mmu_probe(at->cpu, lin, &x) && x.user;
 }
 
+/* A store to a page with code: the site is remembered by that page. */
+static void emulate_store(const struct fault_place *at, struct bt_trap *t, struct glin lin) {
+    struct mmu_xlat x;
+    emulate(at, t);
+    if (mmu_probe(at->cpu, lin, &x) && mmu_code_is_protected(at->cpu->mmu, x.gpa))
+        at->bt->fault_page = (u32)(x.gpa.v >> PAGE_SHIFT);
+}
+
+/* A unit that looks at its own source does what a fetch does: where that takes more than a fill,
+ * the emulator fetches. */
+static void check_fault(const struct fault_place *at, struct bt_trap *t, struct glin lin) {
+    if (mmu_window_fault(at->cpu, at->unit->cpl == 3, lin, false) == MMU_FAULT_FILLED)
+        leave_again(at, t);
+    else
+        leave_unit(at, t, BT_EXIT_EMULATE);
+}
+
 static bool window_fault(const struct fault_place *at, struct bt_trap *t, u64 address, bool write) {
     struct cpu *cpu = at->cpu;
     bool user = at->unit->cpl == 3;
     struct glin lin;
     if (!mmu_window_contains(cpu, address, user, &lin))
         return false;
+    if (at->pc->recovery == RECOVER_CHECK) {
+        check_fault(at, t, lin);
+        return true;
+    }
     if (kernel_touches_user_page(at, lin)) {
         emulate(at, t);
         return true;
     }
     switch (mmu_window_fault(cpu, user, lin, write)) {
     case MMU_FAULT_FILLED:
+        /* The walk may have set accessed and dirty bits in tables that lie among code. */
+        if (at->unit->checked || bt_code_writes_pending(cpu))
+            leave_again(at, t);
         break;
     case MMU_FAULT_TRUE:
         at->bt->prefill_pending = user;
@@ -77,7 +109,10 @@ static bool window_fault(const struct fault_place *at, struct bt_trap *t, u64 ad
         leave_unit(at, t, BT_EXIT_FAULT);
         break;
     default:
-        emulate(at, t);
+        if (write)
+            emulate_store(at, t, lin);
+        else
+            emulate(at, t);
         break;
     }
     return true;

@@ -272,6 +272,8 @@ void bt_lower(struct translation *t, const struct bt_tinsn *ti) {
         bt_lower_adapted(t, ti);
         return;
     }
+    if (ti->live && lower_live(t, ti))
+        return;
     switch (ti->class) {
     case BT_CLASS_NOP:
         break;

@@ -98,9 +98,14 @@ void lower_eip_check(struct translation *t, u32 eip, u32 hot_stub) {
     emit_mov_reg32(e, H_RCX, H_R9);
 }
 
-/* Loads the target of an indirect branch into r8d. */
-static void load_target(struct translation *t, const struct insn *in) {
-    if (in->op[0].type == OP_REG) {
+/* Loads the target of an indirect branch, or of one that is rewritten, into r8d. */
+static void load_target(struct translation *t, const struct bt_tinsn *ti) {
+    const struct insn *in = &ti->in;
+    if (ti->live) {
+        emit_load32(&t->e, H_R8, source_mem(ti, in->imm_offset));
+        emit_lea32(&t->e, H_R8,
+                   (struct host_mem){.base = H_R8, .index = H_NONE, .disp = (i32)t->next_eip});
+    } else if (in->op[0].type == OP_REG) {
         emit_mov_reg32(&t->e, H_R8, host_reg(in->op[0].reg));
     } else {
         struct host_mem m = lower_mem(t, in, 0);
@@ -137,7 +142,7 @@ static void lower_call(struct translation *t, const struct bt_tinsn *ti) {
     bool pair = t->bt->config.retstack;
     if (!pair)
         lower_poll(t);
-    if (in->op[0].type == OP_IMM) {
+    if (in->op[0].type == OP_IMM && !ti->live) {
         u32 target = t->next_eip + (u32)in->imm;
         push_return(t);
         if (needs_view(t, target))
@@ -145,7 +150,7 @@ static void lower_call(struct translation *t, const struct bt_tinsn *ti) {
         else
             lower_slot_jump(t, pair ? 0xe8 : 0xe9, 0, target);
     } else {
-        load_target(t, in);
+        load_target(t, ti);
         push_return(t);
         lower_indirect(t, pair);
     }
@@ -170,7 +175,7 @@ static void lower_ret(struct translation *t, const struct bt_tinsn *ti) {
 }
 
 static void lower_jmp(struct translation *t, const struct bt_tinsn *ti) {
-    if (ti->in.op[0].type == OP_IMM) {
+    if (ti->in.op[0].type == OP_IMM && !ti->live) {
         u32 target = t->next_eip + (u32)ti->in.imm;
         if (backward(ti, target))
             lower_poll(t);
@@ -178,7 +183,7 @@ static void lower_jmp(struct translation *t, const struct bt_tinsn *ti) {
         return;
     }
     lower_poll(t);
-    load_target(t, &ti->in);
+    load_target(t, ti);
     lower_indirect(t, false);
     t->ended = true;
 }

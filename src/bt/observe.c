@@ -37,6 +37,8 @@ void bt_tell_translation(struct bt *bt, const struct translation *t, u32 unit) {
                                  .fp_ok = t->fp_ok,
                                  .tsc_inline = bt->tsc_inline,
                                  .tsd = bt->cpu->cr4 & CR4_TSD,
+                                 .checked = t->checked,
+                                 .live = t->live,
                                  .adapted = t->adapted,
                                  .broken = t->broken,
                                  .code = ram + t->gpa,

@@ -15,7 +15,8 @@ void bt_config_default(struct bt_config *config) {
                                  .retstack = true,
                                  .icache = true,
                                  .adapt = true,
-                                 .foresight = true};
+                                 .foresight = true,
+                                 .selfcheck = true};
 }
 
 /* ---- creation ---- */
@@ -165,6 +166,7 @@ void bt_disarm_safepoint(struct cpu *cpu) {
 static enum bt_exit take_kick(struct bt *bt) {
     bt_hot(bt->cpu)->kick = 0;
     bt_disarm_safepoint(bt->cpu);
+    selfcheck_age(bt);
     return BT_EXIT_KICK;
 }
 
@@ -275,18 +277,28 @@ static void drain_code_writes(struct bt *bt) {
     while (mmu_code_next_write(bt->cpu->mmu, &gpa, &bytes, &all)) {
         if (all)
             bt_flush(bt);
-        else
+        else {
+            selfcheck_note_write(bt, gpa.v);
             cache_invalidate_range(bt, gpa.v, bytes, BT_CAUSE_write);
+        }
     }
 }
 
 /* ---- finding and making units ---- */
 
+static u32 *heat_of(struct bt *bt, u64 gpa) {
+    return &bt->heat[(gpa * 0x9e3779b1u >> 12) & ((1u << BT_HEAT_BITS) - 1)];
+}
+
+void bt_cool(struct bt *bt, u64 gpa) {
+    *heat_of(bt, gpa) = 0;
+}
+
 /* Counts an execution of cold code; true once it is worth translating. */
 static bool is_hot(struct bt *bt, u64 gpa) {
     if (bt->config.hot_threshold == 0)
         return true;
-    u32 *heat = &bt->heat[(gpa * 0x9e3779b1u >> 12) & ((1u << BT_HEAT_BITS) - 1)];
+    u32 *heat = heat_of(bt, gpa);
     if (*heat >= bt->config.hot_threshold)
         return true;
     ++*heat;
@@ -321,7 +333,9 @@ static void learn_from_fault(struct bt *bt) {
     if (!bt->fault_emulate)
         return;
     bt->fault_emulate = false;
-    if (bt->config.adapt && site_note_fault(bt, bt->fault_gpa, 2))
+    if (selfcheck_spares_site(bt))
+        return;
+    if (bt->config.adapt && site_note_fault(bt, bt->fault_gpa, bt->fault_page, 2))
         cache_invalidate_range(bt, bt->fault_gpa, 1, BT_CAUSE_adapt);
 }
 
@@ -450,6 +464,7 @@ static bool run_stretch(struct bt *bt, u32 *code) {
         bt_trace_exec(bt, unit);
     *code = enter(bt, unit);
     learn_from_fault(bt);
+    selfcheck_drop_stale(bt);
     return true;
 }
 

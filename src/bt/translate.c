@@ -21,6 +21,8 @@ void translation_note_pc(struct translation *t, u16 guest, u8 recovery, u8 index
 
 /* Classes after which straight-line translation cannot go on. */
 static bool ends_unit(const struct translation *t, const struct bt_tinsn *ti) {
+    if (t->checked && selfcheck_ends_unit(ti))
+        return true;
     if (ti->adapted)
         return !bt_adapted_stays(&ti->in);
     switch (ti->class) {
@@ -69,6 +71,12 @@ static bool is_adapted(const struct translation *t, u64 gpa) {
     return t->bt->config.adapt && site_adapted(t->bt, gpa);
 }
 
+static bool is_live(const struct translation *t, const struct bt_tinsn *ti, u64 gpa) {
+    if (t->bt->replayed)
+        return t->bt->replayed->live >> t->count & 1;
+    return selfcheck_immediate_is_live(t, ti, gpa);
+}
+
 void translation_classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     ti->class = bt_class_of(&ti->in, t->cpl, t->fp_ok);
     if (!bt_announced(t->bt->cpu->model, &ti->in))
@@ -87,7 +95,9 @@ void translation_classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     if (broken)
         ti->class = BT_CLASS_EMULATE;
     ti->adapted = !broken && is_adapted(t, gpa);
+    ti->live = !broken && is_live(t, ti, gpa);
     t->broken |= (u64)broken << t->count;
+    t->live |= (u64)ti->live << t->count;
     t->adapted |= (u64)ti->adapted << t->count;
 }
 
@@ -113,6 +123,7 @@ static bool decode_spanning(struct translation *t, struct bt_tinsn *ti, unsigned
     if (insn_decode(&ti->in, bytes, sizeof bytes, true, true) != INSN_OK)
         return false;
     t->page2 = second.v & ~(u64)PAGE_OFFSET_MASK;
+    t->checked |= !bt->replayed && bt->page_checked[second.v >> PAGE_SHIFT];
     return true;
 }
 
@@ -132,7 +143,7 @@ static void decode_unit(struct translation *t) {
         if (status != INSN_OK) {
             ti->in.length = 0;
             ti->class = BT_CLASS_EMULATE;
-            ti->adapted = false;
+            ti->adapted = ti->live = false;
             t->count++;
             break;
         }
@@ -180,6 +191,8 @@ static void emit_unit(struct translation *t, struct bt_unit *u) {
     translation_note_pc(t, 0, RECOVER_PLAIN, 0);
     lower_eip_check(t, t->eip, HOT_STUB_INDIRECT_MISS);
     u->host_direct = (u32)(t->e.p - bt->cache_rw);
+    if (t->checked)
+        lower_self_check(t);
     if (bt->config.icount)
         emit_icount(t);
     for (u32 i = 0; i < t->count && !t->ended; i++) {
@@ -210,6 +223,8 @@ static void start(struct translation *t, struct bt *bt, u32 eip, u64 gpa) {
         .slot_first = bt->slot_count,
         .cont_first = bt->cont_count,
         .pc_first = bt->pc_count,
+        .check_first = bt->check_count,
+        .checked = bt->replayed ? bt->replayed->checked : bt->page_checked[gpa >> PAGE_SHIFT],
         .page2 = UINT64_MAX,
     };
     t->e.start = t->e.p = bt->cache_rw + bt->cache_used;
@@ -221,6 +236,7 @@ static void count_unit(struct bt *bt, const struct bt_unit *u, u64 tsc) {
     bt->stats->guest_insns_translated += u->insns;
     bt->stats->guest_bytes_translated += u->guest_bytes;
     bt->stats->host_bytes_emitted += u->host_bytes;
+    bt->stats->checked_units += u->checked;
     bt->stats->translate_tsc += tsc;
 }
 
@@ -248,6 +264,7 @@ void translation_roll_back(const struct translation *t) {
     bt->slot_count = t->slot_first;
     bt->cont_count = t->cont_first;
     bt->pc_count = t->pc_first;
+    bt->check_count = t->check_first;
 }
 
 bool translation_emit(struct translation *t) {
@@ -271,6 +288,9 @@ bool translation_emit(struct translation *t) {
     u->pc_count = bt->pc_count - t->pc_first;
     u->cont_first = t->cont_first;
     u->cont_count = bt->cont_count - t->cont_first;
+    u->checked = t->checked;
+    u->check_first = t->check_first;
+    u->check_count = bt->check_count - t->check_first;
     return !t->e.overflow && !t->failed;
 }
 

@@ -19,7 +19,8 @@ struct verifier {
     u32 trap_classes; /* BT_TRAP_* that may be left in place */
     bool (*known)(void *opaque, u32 offset);
     void *opaque;
-    const struct bt_unit *unit; /* NULL: the arguments of CO_LINK are not looked at */
+    const struct bt_unit *unit; /* NULL: the arguments of CO_LINK and CO_STALE are not looked at */
+    u32 unit_index;
     csh handle;
     cs_insn *insn;
     bool after_call; /* the next item must be a return continuation */
@@ -230,6 +231,8 @@ static u32 match_callout(struct verifier *v, u32 offset) {
     TAKE(&c, 0x41, 0xff, returns ? 0x97 : 0xa7);
     take_u32(&c, callout_stub(callout));
     const struct bt_unit *u = v->unit;
+    if (callout == CO_STALE) /* only at the end of a self-check */
+        return 0;
     if (callout == CO_LINK && u && arg - u->slot_first >= u->slot_count)
         return 0;
     if (c.ok)
@@ -290,13 +293,59 @@ static u32 match_privileged(struct verifier *v, u32 offset) {
     return matched(v, offset, &c);
 }
 
+/* One piece of a self-check: a load of the source into r8d or r9d, and LEA by an immediate. */
+static bool take_piece(const struct verifier *v, struct cursor *c, bool first) {
+    struct cursor at = *c;
+    u32 bytes = 4;
+    TAKE(&at, 0x65, 0x67, 0x44);
+    u8 opcode = read_u8(&at);
+    if (opcode == 0x0f) {
+        opcode = read_u8(&at);
+        bytes = opcode == 0xb7 ? 2 : opcode == 0xb6 ? 1 : 0;
+    } else if (opcode != 0x8b) {
+        bytes = 0;
+    }
+    TAKE(&at, first ? 0x04 : 0x0c, 0x25);
+    u32 lin = read_u32(&at);
+    TAKE(&at, 0x45, 0x8d, first ? 0x80 : 0x89);
+    read_u32(&at);
+    if (!first)
+        TAKE(&at, 0x4f, 0x8d, 0x04, 0x08);
+    const struct bt_unit *u = v->unit;
+    if (!at.ok || !bytes || (u && (u64)(lin - u->eip) + bytes > u->guest_bytes))
+        return false;
+    *c = at;
+    return true;
+}
+
+/* The comparison of a unit's source with what it was made from (selfcheck.c), its callout
+ * included. */
+static u32 match_self_check(const struct verifier *v, u32 offset) {
+    struct cursor c = cursor_at(v, offset);
+    const struct bt_unit *u = v->unit;
+    if ((u && !u->checked) || !take_piece(v, &c, true))
+        return 0;
+    while (take_piece(v, &c, false))
+        ;
+    TAKE(&c, 0x44, 0x8b, 0xc9, 0x49, 0x8b, 0xc8, 0xe3, 22); /* mov r9d,ecx; mov rcx,r8; jrcxz */
+    TAKE(&c, 0x41, 0x8b, 0xc9, 0x41, 0xb8);                 /* mov ecx,r9d; mov r8d,unit */
+    u32 unit = read_u32(&c);
+    TAKE(&c, 0x41, 0xb9);
+    take_u32(&c, CO_STALE);
+    TAKE(&c, 0x41, 0xff, 0xa7);
+    take_u32(&c, HOT_STUB_CALLOUT);
+    TAKE(&c, 0x41, 0x8b, 0xc9);
+    return !u || unit == v->unit_index ? matched(v, offset, &c) : 0;
+}
+
 static u32 match_sequence(struct verifier *v, u32 offset) {
     u32 n;
     if ((n = match_string(v, offset)) || (n = match_segment_base(v, offset)) ||
         (n = match_sti_poll(v, offset)) || (n = match_icount(v, offset)) ||
         (n = match_pushf(v, offset)) || (n = match_popf(v, offset)) ||
         (n = match_rdtsc(v, offset)) || (n = match_indirect(v, offset)) ||
-        (n = match_callout(v, offset)) || (n = match_privileged(v, offset)))
+        (n = match_self_check(v, offset)) || (n = match_callout(v, offset)) ||
+        (n = match_privileged(v, offset)))
         return n;
     return 0;
 }
@@ -744,7 +793,8 @@ const char *bt_verify(const struct bt *bt, const struct bt_unit *unit, u32 *offs
                          .trap_classes = unit->cpl == 0 ? bt->config.trap_classes : 0,
                          .known = is_direct_entry,
                          .opaque = (void *)(uintptr_t)bt,
-                         .unit = unit};
+                         .unit = unit,
+                         .unit_index = (u32)(unit - bt->unit)};
     const char *wrong = run_verifier(&v, offset);
     if (wrong)
         return wrong;

@@ -153,6 +153,10 @@ static enum mon_parse_result set_verify(const struct met *met) {
     met->o->bt.verify = true;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_selfcheck_all(const struct met *met) {
+    met->o->bt.selfcheck_all = true;
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_lockstep(const struct met *met) {
     met->o->bt.lockstep = true;
     return MON_PARSE_RUN;
@@ -445,6 +449,7 @@ static enum mon_parse_result switch_off(const struct met *met) {
         {"no-icache", offsetof(struct bt_config, icache)},
         {"no-adapt", offsetof(struct bt_config, adapt)},
         {"no-foresight", offsetof(struct bt_config, foresight)},
+        {"no-selfcheck", offsetof(struct bt_config, selfcheck)},
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
         if (!strcmp(met->row->name, rows[i].name))
@@ -605,6 +610,9 @@ static const struct option_row options[] = {
     {"no-icache", NO_ARG, switch_off, "      no inline caches for indirect branches"},
     {"no-adapt", NO_ARG, switch_off, "       do not rewrite sites that keep faulting"},
     {"no-foresight", NO_ARG, switch_off, "   do not map pages before they are touched"},
+    {"no-selfcheck", NO_ARG, switch_off,
+     "   do not let code check itself where its pages are written"},
+    {"selfcheck-all", NO_ARG, set_selfcheck_all, "\n                let all of it (to test that)"},
     {"hot", ARG, set_hot, " N          translate code at its N-th execution"},
     {"cache", ARG, set_cache, " size     size of the translation cache"},
     {"direct", ARG, set_direct,

@@ -308,6 +308,7 @@ static void get_translate(struct tt_reader *r, struct tt_record *out) {
                              .fp_ok = bits & TT_FP,
                              .tsc_inline = bits & TT_TSC_INLINE,
                              .tsd = bits & TT_TSD,
+                             .checked = bits & TT_CHECKED,
                              .gpa2 = UINT64_MAX};
     out->code_id = (u32)get_number(r, TT_MAX_CODES);
     c->code = code_of(r, out->code_id, &c->code_bytes);
@@ -320,6 +321,7 @@ static void get_translate(struct tt_reader *r, struct tt_record *out) {
     if (bits & TT_MASKS) {
         c->adapted = get_number(r, UINT64_MAX);
         c->broken = get_number(r, UINT64_MAX);
+        c->live = get_number(r, UINT64_MAX);
     }
     e->insns = (u16)get_number(r, UINT16_MAX);
     e->guest_bytes = (u16)get_number(r, UINT16_MAX);

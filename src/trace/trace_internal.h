@@ -25,7 +25,15 @@ enum {
 };
 
 /* Bits of a translate record's second byte. */
-enum { TT_USER = 1, TT_FP = 2, TT_TSC_INLINE = 4, TT_TSD = 8, TT_SPANS = 16, TT_MASKS = 32 };
+enum {
+    TT_USER = 1,
+    TT_FP = 2,
+    TT_TSC_INLINE = 4,
+    TT_TSD = 8,
+    TT_SPANS = 16,
+    TT_MASKS = 32,
+    TT_CHECKED = 64
+};
 
 /* Bits of the configuration as the header has them. */
 enum {

@@ -226,13 +226,14 @@ static u32 code_id(struct tt_writer *w, const u8 *bytes, u32 count) {
 
 static void put_translate(struct tt_writer *w, const struct bt_event *e) {
     const struct bt_context *c = e->context;
-    bool spans = c->gpa2 != UINT64_MAX, masks = c->adapted | c->broken;
+    bool spans = c->gpa2 != UINT64_MAX, masks = c->adapted | c->broken | c->live;
     u32 code = code_id(w, c->code, c->code_bytes);
     u32 code2 = spans ? code_id(w, c->code2, c->code2_bytes) : 0;
     put_byte(w, TT_TYPE_EVENT + BT_EVENT_translate);
-    put_byte(w, (u8)((c->cpl == 3 ? TT_USER : 0) | (c->fp_ok ? TT_FP : 0) |
-                     (c->tsc_inline ? TT_TSC_INLINE : 0) | (c->tsd ? TT_TSD : 0) |
-                     (spans ? TT_SPANS : 0) | (masks ? TT_MASKS : 0)));
+    put_byte(w,
+             (u8)((c->cpl == 3 ? TT_USER : 0) | (c->fp_ok ? TT_FP : 0) |
+                  (c->tsc_inline ? TT_TSC_INLINE : 0) | (c->tsd ? TT_TSD : 0) |
+                  (spans ? TT_SPANS : 0) | (masks ? TT_MASKS : 0) | (c->checked ? TT_CHECKED : 0)));
     put_number(w, code);
     put_signed(w, (i32)(c->eip - w->last_eip));
     put_signed(w, (i64)(c->gpa - w->last_gpa));
@@ -243,6 +244,7 @@ static void put_translate(struct tt_writer *w, const struct bt_event *e) {
     if (masks) {
         put_number(w, c->adapted);
         put_number(w, c->broken);
+        put_number(w, c->live);
     }
     put_number(w, e->insns);
     put_number(w, e->guest_bytes);

@@ -389,7 +389,7 @@ static void list_sample(struct world *w, struct text *t, csh capstone, const str
     assert_int_equal(insn_decode(&in, w->ram + CODE, 15, true, true), INSN_OK);
     assert_int_equal(in.length, behind - CODE);
     if (s->adapted)
-        site_note_fault(w->bt, CODE, 1);
+        site_note_fault(w->bt, CODE, BT_NONE, 1);
     w->bt->mxcsr_exact = true; /* whatever the host */
     u32 index = bt_translate(w->bt, CODE, CODE);
     assert_int_not_equal(index, BT_NONE);

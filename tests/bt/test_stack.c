@@ -206,7 +206,7 @@ static void compare_sequences(const struct bt_config *config, unsigned rounds, b
             initial_state(&w);
             put_sequence(&w, &q, CODE, stop);
             for (unsigned i = 0; adapt && i < q.length; i++)
-                site_note_fault(w.bt, q.at[i], 1);
+                site_note_fault(w.bt, q.at[i], BT_NONE, 1);
             w.cpu->eip = CODE;
             enum bt_exit exit;
             /* An adapted form without a callout leaves: run it as the reference does. */

@@ -111,12 +111,19 @@ static unsigned random_privileged_insn(u8 *out, u32 classes) {
     }
 }
 
+/* Makes all units check themselves, and some instructions read their immediate in place. */
+static void check_all(struct world *w) {
+    memset(w->bt->page_checked, true, w->bt->page_count);
+}
+
 static u32 translate_random(struct world *w) {
     u8 *ram = mmu_ram(w->cpu->mmu);
     u32 eip = CODE_AT + (u32)(rnd() % 0x400000);
     u32 at = eip;
-    for (unsigned i = 0; i < 12; i++)
+    for (unsigned i = 0; i < 12; i++) {
+        site_at(w->bt, at)->live = rnd() & 1;
         at += random_guest_insn(ram + at, w->cpu->cpl);
+    }
     ram[at] = 0xc3;
     u32 classes = w->cpu->cpl == 0 ? w->bt->config.trap_classes : 0;
     if (classes && (rnd() & 1))
@@ -142,7 +149,8 @@ static void fail_unit(struct world *w, u32 index, u32 offset, const char *wrong)
     fail_msg("unit %08x, host offset %u: %s: %s", u->eip, offset, wrong, hex);
 }
 
-static void verify_random_units(bool retstack, bool icount, bool lockstep, u32 trap_classes) {
+static void verify_random_units(bool retstack, bool icount, bool lockstep, bool checked,
+                                u32 trap_classes) {
     struct bt_config config;
     bt_config_default(&config);
     config.cache_bytes = 4 << 20;
@@ -152,6 +160,8 @@ static void verify_random_units(bool retstack, bool icount, bool lockstep, u32 t
     config.trap_classes = trap_classes;
     struct world w;
     create_world(&w, &config);
+    if (checked)
+        check_all(&w);
     for (unsigned i = 0; i < 4000; i++) {
         w.cpu->cpl = i & 1 ? 3 : 0;
         u32 offset = 0, index = translate_random(&w);
@@ -159,18 +169,21 @@ static void verify_random_units(bool retstack, bool icount, bool lockstep, u32 t
         if (wrong)
             fail_unit(&w, index, offset, wrong);
     }
+    assert_true(!checked || w.bt->stats->live_immediates > 100);
     destroy_world(&w);
 }
 
 static void what_the_translator_makes_passes(void **state) {
     (void)state;
-    verify_random_units(true, false, false, 0);
-    verify_random_units(false, false, false, 0);
-    verify_random_units(false, true, false, 0);
-    verify_random_units(false, false, true, 0);
-    verify_random_units(true, false, false, ALL_TRAP_CLASSES);
-    verify_random_units(false, true, false, ALL_TRAP_CLASSES);
-    verify_random_units(true, false, false, BT_TRAP_IO | BT_TRAP_MSR);
+    for (int checked = 0; checked < 2; checked++) {
+        verify_random_units(true, false, false, checked, 0);
+        verify_random_units(false, false, false, checked, 0);
+        verify_random_units(false, true, false, checked, 0);
+        verify_random_units(false, false, true, checked, 0);
+        verify_random_units(true, false, false, checked, ALL_TRAP_CLASSES);
+    }
+    verify_random_units(false, true, false, false, ALL_TRAP_CLASSES);
+    verify_random_units(true, false, false, false, BT_TRAP_IO | BT_TRAP_MSR);
 }
 
 /* ---- Escapes, one by one ---- */
@@ -210,6 +223,11 @@ static const char *judge(const char *body) {
     return bt_verify_code(code, n, 0x1000, false, 0, nowhere, NULL, &offset);
 }
 
+/* A self-check in pieces: one doubleword of source at 1000h; what a failed one does. */
+#define PIECE "65 67 44 8b 04 25 00 10 00 00 45 8d 80 00 00 00 00 "
+#define STALE "41 8b c9 41 b8 00 00 00 00 41 b9 11 00 00 00 41 ff a7 d0 00 00 00 41 8b c9"
+_Static_assert(CO_STALE == 0x11, "callouts renumbered");
+
 static void harmless_bodies_pass(void **state) {
     (void)state;
     static const char *const bodies[] = {
@@ -224,6 +242,7 @@ static void harmless_bodies_pass(void **state) {
         "65 67 0f 28 00",                      /* movaps xmm0,gs:[eax] */
         "41 8b 87 f4 00 00 00",                /* mov eax,[cr0] */
         "84 e4",                               /* test ah,ah */
+        PIECE "44 8b c9 49 8b c8 e3 16 " STALE,
     };
     for (size_t i = 0; i < ARRAY_LEN(bodies); i++) {
         const char *wrong = judge(bodies[i]);
@@ -432,6 +451,19 @@ static void escapes_are_refused(void **state) {
         "41 b8 00 00 00 00 41 b9 0e 00 00 00 41 ff a7 d0 00 00 00",
         "41 b9 00 00 00 00 41 ff a7 d0 00 00 00",
         "41 b8 00 00 00 00 41 b9 00 00 00 80 41 ff a7 d0 00 00 00",
+        "41 b8 00 00 00 00 41 b9 11 00 00 00 41 ff a7 d0 00 00 00",
+        /* self-checks: other registers, other memory, a part missing */
+        PIECE "44 8b c9 49 8b cf e3 16 " STALE,
+        PIECE "44 8b c9 49 8b c8 e3 13 " STALE,
+        PIECE "49 8b c8 e3 16 " STALE,
+        PIECE "45 8d 89 00 00 00 00 4f 8d 04 08 44 8b c9 49 8b c8 e3 16 " STALE,
+        "67 44 8b 04 25 00 10 00 00 45 8d 80 00 00 00 00 44 8b c9 49 8b c8 e3 16 " STALE,
+        "65 67 44 8b 05 00 10 00 00 45 8d 80 00 00 00 00 44 8b c9 49 8b c8 e3 16 " STALE,
+        "65 67 4c 8b 04 25 00 10 00 00 45 8d 80 00 00 00 00 44 8b c9 49 8b c8 e3 16 " STALE,
+        "44 8b c9 49 8b c8 e3 16 " STALE,
+        "eb 10 " PIECE "44 8b c9 49 8b c8 e3 16 " STALE,
+        "4f 8d 04 08",
+        "49 8b c8",
         /* truncated at the end of the unit */
         "65",
         "f0",
@@ -715,13 +747,15 @@ static void mutate(u8 *code, u32 bytes) {
 }
 
 /* Units of both rings; those of ring 0 may leave these classes to trap. */
-static void try_mutations(u32 trap_classes) {
+static void try_mutations(u32 trap_classes, bool checked) {
     struct bt_config config;
     bt_config_default(&config);
     config.cache_bytes = 4 << 20;
     config.trap_classes = trap_classes;
     struct world w;
     create_world(&w, &config);
+    if (checked)
+        check_all(&w);
     static u8 code[BT_MAX_UNIT_HOST_BYTES];
     unsigned accepted = 0, refused = 0;
     for (unsigned i = 0; i < 400; i++) {
@@ -756,12 +790,17 @@ static void try_mutations(u32 trap_classes) {
 
 static void no_dangerous_mutation_passes(void **state) {
     (void)state;
-    try_mutations(0);
+    try_mutations(0, false);
+}
+
+static void no_dangerous_mutation_of_a_self_check_passes(void **state) {
+    (void)state;
+    try_mutations(0, true);
 }
 static void nor_where_privileged_instructions_are_left_to_trap(void **state) {
     (void)state;
-    try_mutations(ALL_TRAP_CLASSES);
-    try_mutations(BT_TRAP_CLI_STI);
+    try_mutations(ALL_TRAP_CLASSES, false);
+    try_mutations(BT_TRAP_CLI_STI, false);
 }
 
 int main(void) {
@@ -771,6 +810,7 @@ int main(void) {
         cmocka_unit_test(entries_and_ends_are_checked),
         cmocka_unit_test(what_the_translator_makes_passes),
         cmocka_unit_test(no_dangerous_mutation_passes),
+        cmocka_unit_test(no_dangerous_mutation_of_a_self_check_passes),
         cmocka_unit_test(nor_where_privileged_instructions_are_left_to_trap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

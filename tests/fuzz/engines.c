@@ -170,20 +170,22 @@ static void fill_cpu(struct fuzz_guest *g) {
     g->flat_data = flat(FUZZ_DS, false);
 }
 
-static bool create_bt(struct fuzz_guest *g) {
+static bool create_bt(struct fuzz_guest *g, bool checked) {
     struct bt_config config;
     char err[160];
     bt_config_default(&config);
     config.hot_threshold = 0;
     config.cache_bytes = 32 << 20;
     config.verify = true;
+    config.selfcheck_all = checked;
     g->bt = bt_create(g->cpu, &config, err, sizeof err);
     if (!g->bt)
         fprintf(stderr, "fuzz_native: %s\n", err);
     return g->bt;
 }
 
-struct fuzz_guest *fuzz_guest_create(const struct cpu_model *model, enum fuzz_engine engine) {
+struct fuzz_guest *fuzz_guest_create(const struct cpu_model *model, enum fuzz_engine engine,
+                                     bool checked) {
     struct fuzz_guest *g = calloc(1, sizeof *g);
     struct mmu_error err;
     g->engine = engine;
@@ -207,7 +209,7 @@ struct fuzz_guest *fuzz_guest_create(const struct cpu_model *model, enum fuzz_en
     if (!mmu_load_pdptrs(g->cpu, AT_PDPT))
         return NULL;
     mmu_mode_changed(g->cpu);
-    if (engine == FUZZ_BT && !create_bt(g))
+    if (engine == FUZZ_BT && !create_bt(g, checked))
         return NULL;
     return g;
 }

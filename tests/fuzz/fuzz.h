@@ -192,7 +192,9 @@ bool fuzz_has_low(void);
 /* ---- The engines under test (engines.c) ---- */
 enum fuzz_engine { FUZZ_INTERP, FUZZ_BT, FUZZ_ENGINES };
 struct fuzz_guest;
-struct fuzz_guest *fuzz_guest_create(const struct cpu_model *model, enum fuzz_engine engine);
+/* checked: translated units check themselves. */
+struct fuzz_guest *fuzz_guest_create(const struct cpu_model *model, enum fuzz_engine engine,
+                                     bool checked);
 void fuzz_guest_destroy(struct fuzz_guest *g);
 /* New code and read-only memory for a batch. */
 void fuzz_guest_load(struct fuzz_guest *g, const struct fuzz_case *cases, unsigned count,

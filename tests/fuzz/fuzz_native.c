@@ -2,7 +2,7 @@
  * fuzz_native.c: the differential fuzzer: generated cases on the host CPU, in the interpreter and
  * translated must end in the same state.
  *
- *   fuzz_native [--cases N] [--seed S] [--engines interp,bt] [--case K] [--coverage FILE]
+ *   fuzz_native [--cases N] [--seed S] [--engines interp,bt,checked] [--case K] [--coverage FILE]
  *               [--seconds T] [--keep-going N] [--cpu MODEL]
  *
  * Without bt, instructions are added that no CPU model announces but the interpreter knows.
@@ -23,6 +23,7 @@ static const char *const engine_names[FUZZ_ENGINES] = {"interp", "bt"};
 struct options {
     u64 cases, seed, only;
     bool one, engine[FUZZ_ENGINES];
+    bool checked;        /* translated units check themselves */
     unsigned keep_going; /* differences that are reported before it ends */
     double seconds;
     const char *coverage, *cpu;
@@ -278,9 +279,10 @@ static void write_coverage(const char *path) {
 /* ---- Start ---- */
 
 static void usage(void) {
-    fprintf(stderr, "usage: fuzz_native [--cases N] [--seed S] [--engines interp,bt] [--case K]\n"
-                    "                   [--coverage FILE] [--seconds T] [--keep-going N] "
-                    "[--cpu MODEL]\n");
+    fprintf(stderr,
+            "usage: fuzz_native [--cases N] [--seed S] [--engines interp,bt,checked] [--case K]\n"
+            "                   [--coverage FILE] [--seconds T] [--keep-going N] "
+            "[--cpu MODEL]\n");
     exit(2);
 }
 
@@ -301,7 +303,8 @@ static void parse(struct options *o, int argc, char **argv) {
             break;
         case 'e':
             o->engine[FUZZ_INTERP] = strstr(optarg, "interp");
-            o->engine[FUZZ_BT] = strstr(optarg, "bt");
+            o->checked = strstr(optarg, "checked");
+            o->engine[FUZZ_BT] = o->checked || strstr(optarg, "bt");
             break;
         case 'k':
             o->one = true;
@@ -345,7 +348,7 @@ static bool open_session(struct session *s) {
         s->result[e] = aligned_alloc(64, FUZZ_BATCH * sizeof *s->result[e]);
         memset(s->result[e], 0, FUZZ_BATCH * sizeof *s->result[e]);
         if (e == FUZZ_INTERP || s->o.engine[e])
-            s->guest[e] = fuzz_guest_create(&s->model, e);
+            s->guest[e] = fuzz_guest_create(&s->model, e, s->o.checked);
     }
     return s->guest[FUZZ_INTERP] && (s->guest[FUZZ_BT] || !s->o.engine[FUZZ_BT]);
 }
