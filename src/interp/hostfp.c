@@ -670,7 +670,7 @@ static void commit(struct cpu *cpu, const struct fp_call *call, const struct ins
         cpu->gpr[R_ECX] = (u32)call->ecx;
 }
 
-/* CVTPI2PS from memory names no MMX register, but enters MMX mode like those that do. */
+/* CVTPI2PS from memory names no MMX register, but may enter MMX mode: SDM volume 2, CVTPI2PS. */
 static bool touches_xmm_only(const struct insn *in, enum kind kind) {
     bool from_mmx = in->map == 1 && in->opcode == 0x2a && !in->rep && !in->repne;
     return kind == KIND_SSE && !from_mmx;

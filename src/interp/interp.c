@@ -1,8 +1,12 @@
 /*
  * interp.c: fetch, decode cache and the loop.
  *
- * The decode cache is keyed by linear address and mode and trusted only after the cached bytes were
- * compared with those in memory, so self-modifying code, remapping and DMA need no notification.
+ * The decode cache is keyed by linear address and mode. Invariant: a cached instruction is executed
+ * only after its bytes were compared, this very time, with those in memory, so that self-modifying
+ * code, remapping and DMA need no notification, and the next instruction is seen changed whatever
+ * changed it. The bytes are found through the soft TLB for fetches, which like a processor's knows
+ * of remapping by the architectural flushes.
+ *
  * Whatever is rare (single-step, breakpoints, RF, interrupt shadow, alignment checks) runs in
  * step_careful; the loop itself only asks whether any of it is in force.
  */
@@ -97,9 +101,13 @@ static __attribute__((noinline)) struct decoded *fetch_slow(struct interp *it, s
     while (status == INSN_MORE && code.count < limit) {
         if (!fetch_more(cpu, lin, limit, &code))
             return NULL;
-        if (slot->key == key && slot->insn.length <= code.count &&
-            same_bytes(&slot->insn, code.byte))
+        /* As far as there are bytes they are the cached ones: the next page may hold the rest. */
+        bool known = slot->key == key &&
+                     memcmp(slot->insn.bytes, code.byte, MIN(slot->insn.length, code.count)) == 0;
+        if (known && slot->insn.length <= code.count)
             return slot;
+        if (known && code.count < limit)
+            continue;
         it->count.decodes++;
         status = insn_decode(&it->scratch, code.byte, code.count, code32, stack32);
     }
