@@ -4,8 +4,9 @@
  * The guest's FX state is loaded into the host's registers, the instruction runs with its memory
  * operand redirected to a bounce buffer and its integer register to EAX, and the state is taken
  * back. Each distinct encoding becomes one small stub (the instruction and RET), cached. Guest
- * memory is read before and written after, so a fault leaves nothing half done. run_stub() is the
- * only place where guest FP state is live in host registers.
+ * memory is read before and written after, so a fault leaves nothing half done. Guest FP state is
+ * live in host registers in two places only: run_stub() moves all of it, run_vector() just the XMM
+ * registers, for instructions that touch no others.
  *
  * The guest cannot make the host take an FP exception: x87 instructions only raise the *previous*
  * one's exception, and a pending one is reported as #MF in software before anything runs; SSE
@@ -54,47 +55,47 @@ struct fp_call {
     _Alignas(64) u8 fx[FX_BYTES];
     _Alignas(64) u8 memory[64]; /* the bounce buffer: the memory operand is [rdi] */
     u64 eax, ecx, edx;
-    u64 flags;
+    u64 flags; /* in AX, as ASM_FLAGS_OUT has them */
     const void *code;
     u32 host_mxcsr;
     u16 host_fcw;
+};
+
+/* What CPUID reports: 1.EDX, 1.ECX, 7.EBX, 80000001h.ECX. */
+struct cpuid_words {
+    u32 word[4];
 };
 
 struct hostfp {
     struct fp_call call;
     struct stub_slot slot[STUB_SLOTS];
     struct memory_code stubs; /* never writable and executable at one address */
-    u16 host_features;        /* bit mask over enum feature */
+    struct cpuid_words host;  /* what the host reports */
 };
 
-/* Feature bits of CPUID words as model or host report them. */
-static u16 feature_mask(u32 f1_edx, u32 f1_ecx, u32 f7_ebx, u32 x1_ecx) {
-    const struct {
-        u8 feature, bit;
-        u32 word;
-    } rows[] = {
-        {FEATURE_X87, 0, f1_edx},    {FEATURE_FCMOV, 15, f1_edx}, {FEATURE_MMX, 23, f1_edx},
-        {FEATURE_SSE, 25, f1_edx},   {FEATURE_SSE2, 26, f1_edx},  {FEATURE_SSE3, 0, f1_ecx},
-        {FEATURE_PCLMUL, 1, f1_ecx}, {FEATURE_SSSE3, 9, f1_ecx},  {FEATURE_SSE41, 19, f1_ecx},
-        {FEATURE_SSE42, 20, f1_ecx}, {FEATURE_AES, 25, f1_ecx},   {FEATURE_SHA, 29, f7_ebx},
-        {FEATURE_SSE4A, 6, x1_ecx},
+/* Where CPUID reports each feature. */
+static bool words_have(const struct cpuid_words *w, enum feature f) {
+    static const struct {
+        u8 word, bit;
+    } place[FEATURE_NEVER] = {
+        [FEATURE_X87] = {0, 0},    [FEATURE_FCMOV] = {0, 15}, [FEATURE_MMX] = {0, 23},
+        [FEATURE_SSE] = {0, 25},   [FEATURE_SSE2] = {0, 26},  [FEATURE_SSE3] = {1, 0},
+        [FEATURE_PCLMUL] = {1, 1}, [FEATURE_SSSE3] = {1, 9},  [FEATURE_SSE41] = {1, 19},
+        [FEATURE_SSE42] = {1, 20}, [FEATURE_AES] = {1, 25},   [FEATURE_SHA] = {2, 29},
+        [FEATURE_SSE4A] = {3, 6},
     };
-    u16 mask = 0;
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
-        if (rows[i].word >> rows[i].bit & 1)
-            mask |= (u16)BIT(rows[i].feature);
-    return mask;
+    return f < FEATURE_NEVER && (w->word[place[f].word] >> place[f].bit & 1);
 }
 
-static u16 host_feature_mask(void) {
+static struct cpuid_words host_words(void) {
     u32 a, b, ecx, edx, f7_ebx = 0, x1_ecx = 0, unused;
     if (!__get_cpuid(1, &a, &b, &ecx, &edx))
-        return 0;
+        return (struct cpuid_words){0};
     if (!__get_cpuid_count(7, 0, &a, &f7_ebx, &b, &unused))
         f7_ebx = 0;
     if (!__get_cpuid(0x80000001, &a, &b, &x1_ecx, &unused))
         x1_ecx = 0;
-    return feature_mask(edx, ecx, f7_ebx, x1_ecx);
+    return (struct cpuid_words){{edx, ecx, f7_ebx, x1_ecx}};
 }
 
 struct hostfp *hostfp_create(void) {
@@ -102,7 +103,7 @@ struct hostfp *hostfp_create(void) {
     if (!fp)
         return NULL;
     memset(fp, 0, sizeof *fp);
-    fp->host_features = host_feature_mask();
+    fp->host = host_words();
     if (!memory_code_create(&fp->stubs, (u64)STUB_SLOTS * STUB_BYTES)) {
         hostfp_destroy(fp);
         return NULL;
@@ -236,38 +237,78 @@ static enum feature select_stub(struct hostfp *fp, const struct insn *in,
     return slot->feature;
 }
 
-/* Runs call->code on call's state. The host's control words come back; its x87 stack is empty, as
- * the ABI wants it. Signals that arrive in between see the kernel's own default FP state. */
-static __attribute__((noinline)) void run_stub(struct fp_call *call) {
+/* The instruction itself between the integer registers, flags and memory operand of the call, which
+ * RBX points to. Nothing else here is allowed to touch the flags or the guest's FP state. */
+#define CALL_STUB                                                                                  \
+    "mov %c[flags](%%rbx), %%eax\n\t" ASM_FLAGS_IN "mov %c[eax](%%rbx), %%eax\n\t"                 \
+    "mov %c[ecx](%%rbx), %%ecx\n\t"                                                                \
+    "mov %c[edx](%%rbx), %%edx\n\t"                                                                \
+    "lea %c[memory](%%rbx), %%rdi\n\t"                                                             \
+    "call *%c[code](%%rbx)\n\t"                                                                    \
+    "mov %%eax, %c[eax](%%rbx)\n\t"                                                                \
+    "mov %%ecx, %c[ecx](%%rbx)" ASM_FLAGS_OUT "\n\t"                                               \
+    "mov %%eax, %c[flags](%%rbx)\n\t"
 #define AT(field) [field] "i"(offsetof(struct fp_call, field))
+#define XMM_CLOBBERS                                                                               \
+    "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",       \
+        "xmm11", "xmm12", "xmm13", "xmm14", "xmm15"
+
+/* Runs call->code on the XMM registers of an FX image and on call's MXCSR; results are call's. */
+static __attribute__((noinline)) void run_vector(struct fp_call *call, const u8 *image) {
+#define EACH_XMM(X) X("0") X("1") X("2") X("3") X("4") X("5") X("6") X("7")
+#define LOAD_XMM(n) "movups 16*" n "(%[from]), %%xmm" n "\n\t"
+#define STORE_XMM(n) "movups %%xmm" n ", %c[xmm]+16*" n "(%%rbx)\n\t"
+    /* clang-format off */
+    __asm__ volatile("lea -128(%%rsp), %%rsp\n\t"
+                     "stmxcsr %c[host_mxcsr](%%rbx)\n\t"
+                     "ldmxcsr %c[mxcsr](%%rbx)\n\t"
+                     EACH_XMM(LOAD_XMM)
+                     CALL_STUB
+                     EACH_XMM(STORE_XMM)
+                     "stmxcsr %c[mxcsr](%%rbx)\n\t"
+                     "ldmxcsr %c[host_mxcsr](%%rbx)\n\t"
+                     "lea 128(%%rsp), %%rsp"
+                     :
+                     : "b"(call), [from] "S"(image + FX_XMM), AT(host_mxcsr), AT(eax), AT(ecx),
+                       AT(edx), AT(memory), AT(flags), AT(code),
+                       [xmm] "i"(offsetof(struct fp_call, fx) + FX_XMM),
+                       [mxcsr] "i"(offsetof(struct fp_call, fx) + FX_MXCSR)
+                     : "rax", "rcx", "rdx", "rdi", "memory", "cc", XMM_CLOBBERS);
+    /* clang-format on */
+#undef EACH_XMM
+#undef LOAD_XMM
+#undef STORE_XMM
+}
+
+/* Runs call->code on all of call's state. The host's control words come back; its x87 stack is
+ * empty, as the ABI wants it: EMMS does that at a fraction of FNINIT's cost, but not while an
+ * exception is pending. Signals that arrive in between see the kernel's own default FP state. */
+static __attribute__((noinline)) void run_stub(struct fp_call *call) {
+    /* clang-format off */
     __asm__ volatile("lea -128(%%rsp), %%rsp\n\t"
                      "fnstcw %c[host_fcw](%%rbx)\n\t"
                      "stmxcsr %c[host_mxcsr](%%rbx)\n\t"
                      "fxrstor64 %c[fx](%%rbx)\n\t"
-                     "mov %c[eax](%%rbx), %%eax\n\t"
-                     "mov %c[ecx](%%rbx), %%ecx\n\t"
-                     "mov %c[edx](%%rbx), %%edx\n\t"
-                     "lea %c[memory](%%rbx), %%rdi\n\t"
-                     "pushq %c[flags](%%rbx)\n\t"
-                     "popfq\n\t"
-                     "call *%c[code](%%rbx)\n\t"
-                     "pushfq\n\t"
-                     "popq %c[flags](%%rbx)\n\t"
-                     "mov %%eax, %c[eax](%%rbx)\n\t"
-                     "mov %%ecx, %c[ecx](%%rbx)\n\t"
+                     CALL_STUB
                      "fxsave64 %c[fx](%%rbx)\n\t"
-                     "fninit\n\t"
-                     "fldcw %c[host_fcw](%%rbx)\n\t"
+                     "testb %[es], %c[fsw](%%rbx)\n\t"
+                     "jnz 1f\n\t"
+                     "emms\n\t"
+                     "jmp 2f\n"
+                     "1:\tfninit\n"
+                     "2:\tfldcw %c[host_fcw](%%rbx)\n\t"
                      "ldmxcsr %c[host_mxcsr](%%rbx)\n\t"
                      "lea 128(%%rsp), %%rsp"
                      :
                      : "b"(call), AT(host_fcw), AT(host_mxcsr), AT(fx), AT(eax), AT(ecx), AT(edx),
-                       AT(memory), AT(flags), AT(code)
-                     : "rax", "rcx", "rdx", "rdi", "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3",
-                       "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
-                       "xmm13", "xmm14", "xmm15");
-#undef AT
+                       AT(memory), AT(flags), AT(code), [es] "i"(FSW_ES),
+                       [fsw] "i"(offsetof(struct fp_call, fx) + FX_FSW)
+                     : "rax", "rcx", "rdx", "rdi", "memory", "cc", XMM_CLOBBERS);
+    /* clang-format on */
 }
+#undef AT
+#undef CALL_STUB
+#undef XMM_CLOBBERS
 
 /* ---- Classification ---- */
 
@@ -550,19 +591,34 @@ static bool open_memory(struct interp *it, struct cpu *cpu, const struct insn *i
     return !may_not_store || mmu_read(cpu, m->lin, buffer, m->bytes, MMU_READ);
 }
 
-/* Loads the call area with the guest's state. The pointers are kept out of it, and MXCSR runs with
+static inline void copy_xmm(u8 *to, const u8 *from) {
+    memcpy(to + FX_XMM, from + FX_XMM, FX_GUEST_BYTES - FX_XMM);
+}
+static inline void copy_x87(u8 *to, const u8 *from) {
+    memcpy(to, from, FX_XMM);
+}
+
+/* Runs the stub on the guest's state. The pointers are kept out of it, and MXCSR runs with
  * everything masked and no flag set. */
-static void load_call(struct fp_call *call, const struct cpu *cpu, const struct gpr_operand *gpr,
-                      u32 mxcsr) {
-    memcpy(call->fx, cpu->fx, FX_GUEST_BYTES);
-    memset(call->fx + FX_POINTERS, 0, FX_POINTERS_BYTES);
-    store32(call->fx + FX_MXCSR, (mxcsr & ~(u32)MXCSR_FLAGS & MXCSR_VALID) | MXCSR_MASKS);
-    if (unlikely(fx_get16(cpu, FX_FSW) & FSW_ES)) /* passed over: IGNNE# */
-        store16(call->fx + FX_FSW, fx_get16(cpu, FX_FSW) & (u16) ~(FSW_ERROR | FSW_EXCEPTIONS));
+static void run_call(struct fp_call *call, const struct cpu *cpu, const struct gpr_operand *gpr,
+                     bool xmm_only, u32 mxcsr) {
     call->eax = (u32)cpu->gpr[gpr->present ? gpr->reg : R_EAX];
     call->ecx = (u32)cpu->gpr[R_ECX];
     call->edx = (u32)cpu->gpr[R_EDX];
-    call->flags = (cpu->eflags & F_ARITH) | F_FIXED | F_IF;
+    call->flags = flags_to_ax(cpu->eflags);
+    if (!xmm_only) {
+        copy_x87(call->fx, cpu->fx);
+        copy_xmm(call->fx, cpu->fx);
+        memset(call->fx + FX_POINTERS, 0, FX_POINTERS_BYTES);
+        u16 fsw = fx_get16(cpu, FX_FSW);
+        if (unlikely(fsw & FSW_ES)) /* passed over: IGNNE# */
+            store16(call->fx + FX_FSW, fsw & (u16) ~(FSW_ERROR | FSW_EXCEPTIONS));
+    }
+    store32(call->fx + FX_MXCSR, (mxcsr & ~(u32)MXCSR_FLAGS & MXCSR_VALID) | MXCSR_MASKS);
+    if (xmm_only)
+        run_vector(call, cpu->fx);
+    else
+        run_stub(call);
 }
 
 /* #XM: SDM volume 1, section 11.5.3 "SIMD Floating-Point Exception Handling". Only MXCSR's flags
@@ -573,19 +629,17 @@ static bool simd_exception(struct cpu *cpu, u32 mxcsr, u32 raised) {
 }
 
 static bool run_sse(struct hostfp *fp, struct cpu *cpu, const struct insn *in,
-                    const struct gpr_operand *gpr) {
+                    const struct gpr_operand *gpr, bool xmm_only) {
     struct fp_call *call = &fp->call;
     u32 mxcsr = load32(cpu->fx + FX_MXCSR) & MXCSR_VALID, effective = mxcsr, tiny = 0;
     if (unlikely(!(mxcsr & MXCSR_UM))) {
         /* Unmasked underflow is raised by any tiny result, exact ones too, and FZ is then ignored:
          * a trial run with FZ set flags every tiny result. */
-        load_call(call, cpu, gpr, mxcsr | MXCSR_FZ);
-        run_stub(call);
+        run_call(call, cpu, gpr, xmm_only, mxcsr | MXCSR_FZ);
         tiny = load32(call->fx + FX_MXCSR) & MXCSR_UE;
         effective &= ~(u32)MXCSR_FZ;
     }
-    load_call(call, cpu, gpr, effective);
-    run_stub(call);
+    run_call(call, cpu, gpr, xmm_only, effective);
     u32 raised = (load32(call->fx + FX_MXCSR) & MXCSR_FLAGS) | tiny;
     if (unlikely(raised & ~(mxcsr >> MXCSR_MASKS_SHIFT)))
         return simd_exception(cpu, mxcsr, hostfp_xm_flags(cpu, in, call->memory, mxcsr, raised));
@@ -607,22 +661,32 @@ static void record_pointers(struct cpu *cpu, const struct insn *in, const struct
 
 /* Takes the results over; the only step that changes registers. */
 static void commit(struct cpu *cpu, const struct fp_call *call, const struct insn *in,
-                   const struct gpr_operand *gpr) {
-    u8 pointers[FX_POINTERS_BYTES];
-    u16 passed_over = fx_get16(cpu, FX_FSW) & FSW_ES ? fx_get16(cpu, FX_FSW) & FSW_EXCEPTIONS : 0;
-    memcpy(pointers, cpu->fx + FX_POINTERS, sizeof pointers);
-    memcpy(cpu->fx, call->fx, FX_GUEST_BYTES);
-    memcpy(cpu->fx + FX_POINTERS, pointers, sizeof pointers);
-    store32(cpu->fx + FX_MXCSR_MASK, cpu_mxcsr_mask(cpu));
-    if (unlikely(passed_over)) {
-        fx_set16(cpu, FX_FSW, fx_get16(cpu, FX_FSW) | passed_over);
-        hostfp_update_es(cpu);
+                   const struct gpr_operand *gpr, bool xmm_only) {
+    if (!xmm_only) {
+        u8 pointers[FX_POINTERS_BYTES];
+        u16 fsw = fx_get16(cpu, FX_FSW), passed_over = fsw & FSW_ES ? fsw & FSW_EXCEPTIONS : 0;
+        memcpy(pointers, cpu->fx + FX_POINTERS, sizeof pointers);
+        copy_x87(cpu->fx, call->fx);
+        memcpy(cpu->fx + FX_POINTERS, pointers, sizeof pointers);
+        if (unlikely(passed_over)) {
+            fx_set16(cpu, FX_FSW, fx_get16(cpu, FX_FSW) | passed_over);
+            hostfp_update_es(cpu);
+        }
     }
-    cpu->eflags = (cpu->eflags & ~(u32)F_ARITH) | ((u32)call->flags & F_ARITH);
+    copy_xmm(cpu->fx, call->fx);
+    memcpy(cpu->fx + FX_MXCSR, call->fx + FX_MXCSR, 4);
+    store32(cpu->fx + FX_MXCSR_MASK, cpu_mxcsr_mask(cpu));
+    set_arith_flags(cpu, flags_from_ax((u32)call->flags));
     if (gpr->present)
         cpu->gpr[gpr->reg] = (u32)call->eax;
     else if (in->mnemonic == ZYDIS_MNEMONIC_PCMPESTRI || in->mnemonic == ZYDIS_MNEMONIC_PCMPISTRI)
         cpu->gpr[R_ECX] = (u32)call->ecx;
+}
+
+/* CVTPI2PS from memory names no MMX register, but may enter MMX mode: SDM volume 2, CVTPI2PS. */
+static bool touches_xmm_only(const struct insn *in, enum kind kind) {
+    bool from_mmx = in->map == 1 && in->opcode == 0x2a && !in->rep && !in->repne;
+    return kind == KIND_SSE && !from_mmx;
 }
 
 /* An unmasked exception but precision keeps an x87 store from happening: SDM volume 1, section 8.5
@@ -636,21 +700,21 @@ static bool execute_natively(struct interp *it, struct cpu *cpu, const struct in
                              enum kind kind, const struct gpr_operand *gpr, bool control) {
     struct hostfp *fp = it->fp;
     struct fp_memory m;
+    bool xmm_only = touches_xmm_only(in, kind);
     if (!open_memory(it, cpu, in, kind, &m))
         return false;
     if (kind == KIND_SSE || kind == KIND_SSE_MMX) {
-        if (!run_sse(fp, cpu, in, gpr))
+        if (!run_sse(fp, cpu, in, gpr, xmm_only))
             return false;
     } else {
-        load_call(&fp->call, cpu, gpr, load32(cpu->fx + FX_MXCSR));
-        run_stub(&fp->call);
+        run_call(&fp->call, cpu, gpr, false, load32(cpu->fx + FX_MXCSR));
         store32(fp->call.fx + FX_MXCSR, load32(cpu->fx + FX_MXCSR));
     }
     if (m.store && !mmu_write(cpu, m.lin, fp->call.memory, m.bytes, MMU_WRITE))
         return false;
     if (m.present && (!m.store || kind != KIND_X87 || x87_stored(&fp->call)))
         seg_watch(it, cpu, m.lin, m.bytes, m.store);
-    commit(cpu, &fp->call, in, gpr);
+    commit(cpu, &fp->call, in, gpr, xmm_only);
     if (kind == KIND_X87 && !control)
         record_pointers(cpu, in, &m);
     return true;
@@ -658,11 +722,10 @@ static bool execute_natively(struct interp *it, struct cpu *cpu, const struct in
 
 /* The instruction exists for this guest (by its CPU model) and on this host. */
 static bool feature_present(const struct hostfp *fp, const struct cpu *cpu, enum feature f) {
-    u16 features = fp->host_features;
-    if (cpu->model)
-        features &= feature_mask(cpu->model->f1_edx, cpu->model->f1_ecx, cpu->model->f7_ebx,
-                                 cpu->model->x1_ecx);
-    return f < FEATURE_NEVER && (features >> f & 1);
+    const struct cpu_model *m = cpu->model;
+    if (!words_have(&fp->host, f))
+        return false;
+    return !m || words_have(&(struct cpuid_words){{m->f1_edx, m->f1_ecx, m->f7_ebx, m->x1_ecx}}, f);
 }
 
 /* The same for what is done in software, and needs nothing of the host. */

@@ -1,8 +1,12 @@
 /*
  * interp.c: fetch, decode cache and the loop.
  *
- * The decode cache is keyed by linear address and mode and trusted only after the cached bytes were
- * compared with those in memory, so self-modifying code, remapping and DMA need no notification.
+ * The decode cache is keyed by linear address and mode. Invariant: a cached instruction is executed
+ * only after its bytes were compared, this very time, with those in memory, so that self-modifying
+ * code, remapping and DMA need no notification, and the next instruction is seen changed whatever
+ * changed it. The bytes are found through the soft TLB for fetches, which like a processor's knows
+ * of remapping by the architectural flushes.
+ *
  * Whatever is rare (single-step, breakpoints, RF, interrupt shadow, alignment checks) runs in
  * step_careful; the loop itself only asks whether any of it is in force.
  */
@@ -14,13 +18,12 @@ struct interp *interp_create(void) {
     struct interp *it = calloc(1, sizeof *it);
     if (!it)
         return NULL;
-    it->cache = aligned_alloc(64, DECODE_ENTRIES * sizeof *it->cache);
+    it->cache = calloc(DECODE_ENTRIES, sizeof *it->cache);
     it->fp = hostfp_create();
     if (!it->cache || !it->fp) {
         interp_destroy(it);
         return NULL;
     }
-    memset(it->cache, 0, DECODE_ENTRIES * sizeof *it->cache);
     it->rep_budget = REP_CHUNK;
     return it;
 }
@@ -34,6 +37,10 @@ void interp_destroy(struct interp *it) {
     free(it);
 }
 
+const struct interp_counters *interp_counters(const struct interp *it) {
+    return &it->count;
+}
+
 /* ---- Fetch ---- */
 
 /* Key of a cache slot: linear address, CS.D, SS.B and a bit that no empty slot has. */
@@ -42,7 +49,7 @@ static inline u64 decode_key(const struct cpu *cpu, u32 lin) {
            (u64)(cpu->seg[SEG_SS].attr & ATTR_DB) << 21 | BIT64(40);
 }
 static inline struct decoded *decode_slot(struct interp *it, u32 lin) {
-    return &it->cache[(lin ^ (lin >> 14)) % DECODE_ENTRIES];
+    return &it->cache[(lin ^ (lin / DECODE_ENTRIES)) % DECODE_ENTRIES];
 }
 
 /* Whether the 16 bytes at code begin with those of the instruction. */
@@ -86,6 +93,7 @@ static __attribute__((noinline)) struct decoded *fetch_slow(struct interp *it, s
     struct decoded *slot = decode_slot(it, lin);
     struct code_bytes code = {.count = 0};
     bool code32 = cpu->seg[SEG_CS].attr & ATTR_DB, stack32 = cpu->seg[SEG_SS].attr & ATTR_DB;
+    it->count.slow_fetches++;
     if (cpu->eip >= room)
         return fetch_failed(cpu, INSN_MORE);
     unsigned limit = (unsigned)MIN(room - cpu->eip, (u64)INSN_MAX_BYTES);
@@ -93,9 +101,14 @@ static __attribute__((noinline)) struct decoded *fetch_slow(struct interp *it, s
     while (status == INSN_MORE && code.count < limit) {
         if (!fetch_more(cpu, lin, limit, &code))
             return NULL;
-        if (slot->key == key && slot->insn.length <= code.count &&
-            same_bytes(&slot->insn, code.byte))
+        /* As far as there are bytes they are the cached ones: the next page may hold the rest. */
+        bool known = slot->key == key &&
+                     memcmp(slot->insn.bytes, code.byte, MIN(slot->insn.length, code.count)) == 0;
+        if (known && slot->insn.length <= code.count)
             return slot;
+        if (known && code.count < limit)
+            continue;
+        it->count.decodes++;
         status = insn_decode(&it->scratch, code.byte, code.count, code32, stack32);
     }
     if (status != INSN_OK)
@@ -110,7 +123,8 @@ static __attribute__((noinline)) struct decoded *fetch_slow(struct interp *it, s
 static inline struct decoded *fetch(struct interp *it, struct cpu *cpu) {
     u32 lin = cpu->seg[SEG_CS].base + cpu->eip, offset = lin & PAGE_OFFSET_MASK;
     struct decoded *slot = decode_slot(it, lin);
-    const struct softtlb_entry *e = softtlb_slot(cpu, lin);
+    const struct softtlb_entry *e =
+        &cpu->mmu->tlb[SOFTTLB_FETCH + (cpu->cpl == 3)].entry[softtlb_index(lin)];
     if (likely(slot->key == decode_key(cpu, lin) && softtlb_hit(e->fetch_tag, lin, 16) &&
                (u64)cpu->eip + INSN_MAX_BYTES <= cpu->seg[SEG_CS].limit &&
                same_bytes(&slot->insn, e->host + offset)))
@@ -231,6 +245,7 @@ static __attribute__((noinline)) enum interp_result step_careful(struct interp *
     struct decoded *d = fetch(it, cpu);
     if (!d)
         return INTERP_FAULT;
+    it->count.careful_steps++;
     it->shadow_before = shadow;
     it->watch_hits = 0;
     it->checks = (armed ? CHECK_WATCH : 0) | (rc_alignment_checked(cpu) ? CHECK_ALIGN : 0);

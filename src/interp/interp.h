@@ -24,6 +24,18 @@ struct interp; /* decode cache and host-FP stubs */
 struct interp *interp_create(void);
 void interp_destroy(struct interp *in);
 
+/* What it has had to do beside executing, since interp_create: */
+#define INTERP_COUNTERS(X)                                                                         \
+    X(decodes, "instructions decoded: new, changed, or pushed out of the decode cache")            \
+    X(slow_fetches, "instructions fetched with all checks, those decoded among them")              \
+    X(careful_steps, "instructions under debug traps, interrupt shadow or alignment checks")
+struct interp_counters {
+#define X(name, help) u64 name;
+    INTERP_COUNTERS(X)
+#undef X
+};
+const struct interp_counters *interp_counters(const struct interp *in);
+
 /* Executes one instruction (REP: at most a bounded chunk). Handles fetch faults, #UD by CPUID
  * policy, TF/DR traps (as a pending #DB fault with eip advanced: returns INTERP_FAULT), the
  * interrupt shadow (decremented). Increments cpu->insn_count once per completed instruction. */

@@ -1,6 +1,6 @@
 /*
- * access.c: guest memory for emulated instructions. A direct-mapped soft TLB per privilege holds
- * host pointers for plain RAM; everything else (page crossings, MMIO, code pages, journalled
+ * access.c: guest memory for emulated instructions. Soft TLBs hold host pointers for plain RAM;
+ * everything else (page crossings, MMIO, code pages, journalled
  * stores) takes the slow path, which checks every byte's rights before it touches any.
  */
 #include "mmu/mmu.h"
@@ -19,8 +19,8 @@ static inline bool is_user(const struct cpu *cpu, unsigned access) {
     return cpu->cpl == 3 && !(access & MMU_SUPERVISOR);
 }
 
-static inline struct softtlb_entry *tlb_entry(struct mmu *mmu, bool user, u32 lin) {
-    return &mmu->tlb[user][(lin >> PAGE_SHIFT) % SOFTTLB_ENTRIES];
+static inline struct softtlb *tlb_of(struct mmu *mmu, unsigned access, bool user) {
+    return &mmu->tlb[(user ? SOFTTLB_USER : 0) + (access & MMU_FETCH ? SOFTTLB_FETCH : 0)];
 }
 static inline u32 tag_of(u32 lin) {
     return (lin & ~PAGE_OFFSET_MASK) | 1;
@@ -29,7 +29,7 @@ static inline u32 tag_of(u32 lin) {
 /* The host address for an access inside one page, when the soft TLB knows it. */
 static inline u8 *tlb_lookup(struct mmu *mmu, u32 lin, unsigned bytes, unsigned access, bool user) {
     u32 offset = lin & PAGE_OFFSET_MASK;
-    const struct softtlb_entry *e = tlb_entry(mmu, user, lin);
+    const struct softtlb_entry *e = &tlb_of(mmu, access, user)->entry[softtlb_index(lin)];
     u32 tag = access & MMU_WRITE ? e->write_tag : access & MMU_FETCH ? e->fetch_tag : e->read_tag;
     return likely(tag == tag_of(lin) && offset + bytes <= PAGE_BYTES) ? e->host + offset : NULL;
 }
@@ -41,14 +41,15 @@ static void tlb_insert(struct cpu *cpu, u32 lin, unsigned access, bool user,
     /* Under SMAP the right to a user page hangs on EFLAGS.AC, which may change at any time. */
     if (!user && x->user && (cpu->cr4 & CR4_SMAP))
         return;
-    struct softtlb_entry *e = tlb_entry(mmu, user, lin);
-    u32 tag = tag_of(lin), gpa_page = (u32)(x->gpa.v >> PAGE_SHIFT);
+    struct softtlb *tlb = tlb_of(mmu, access, user);
+    u32 index = softtlb_index(lin), tag = tag_of(lin), gpa_page = (u32)(x->gpa.v >> PAGE_SHIFT);
+    struct softtlb_entry *e = &tlb->entry[index];
     if ((e->read_tag != tag && e->write_tag != tag && e->fetch_tag != tag) ||
         e->gpa_page != gpa_page) {
-        u32 index = (u32)(e - mmu->tlb[user]);
-        u64 *large = &mmu->tlb_large[user][index / 64], bit = BIT64(index % 64);
+        u64 *large = &tlb->large[index / 64], bit = BIT64(index % 64);
         *large = x->page_bytes > PAGE_BYTES ? *large | bit : *large & ~bit;
-        mmu->tlb_used[user][index / 64] |= bit;
+        tlb->used[index / 64] |= bit;
+        tlb->used_words |= BIT(index / 64);
         u64 page = x->gpa.v & ~(u64)PAGE_OFFSET_MASK;
         const u8 *rom = mmu_rom_at(mmu, page);
         *e =
@@ -66,19 +67,23 @@ static void tlb_insert(struct cpu *cpu, u32 lin, unsigned access, bool user,
 void mmu_softtlb_flush(struct cpu *cpu) {
     struct mmu *mmu = cpu->mmu;
     mmu->translation_epoch++;
-    for (unsigned user = 0; user < 2; user++)
-        for (unsigned word = 0; word < SOFTTLB_ENTRIES / 64; word++) {
-            for (u64 bits = mmu->tlb_used[user][word]; bits; bits &= bits - 1)
-                mmu->tlb[user][word * 64 + (u32)__builtin_ctzll(bits)] = (struct softtlb_entry){0};
-            mmu->tlb_used[user][word] = mmu->tlb_large[user][word] = 0;
+    for (struct softtlb *tlb = mmu->tlb; tlb < mmu->tlb + SOFTTLB_COUNT; tlb++) {
+        for (u32 words = tlb->used_words; words; words &= words - 1) {
+            u32 word = (u32)__builtin_ctz(words);
+            for (u64 bits = tlb->used[word]; bits; bits &= bits - 1)
+                tlb->entry[word * 64 + (u32)__builtin_ctzll(bits)] = (struct softtlb_entry){0};
+            tlb->used[word] = tlb->large[word] = 0;
         }
+        tlb->used_words = 0;
+    }
 }
 
 /* A large page may sit in many entries: all those of the same 4 MiB made from large pages go. */
-static void flush_large(struct mmu *mmu, bool user, u32 lin) {
-    for (unsigned word = 0; word < SOFTTLB_ENTRIES / 64; word++) {
-        for (u64 bits = mmu->tlb_large[user][word]; bits; bits &= bits - 1) {
-            struct softtlb_entry *e = &mmu->tlb[user][word * 64 + (u32)__builtin_ctzll(bits)];
+static void flush_large(struct softtlb *tlb, u32 lin) {
+    for (u32 words = tlb->used_words; words; words &= words - 1) {
+        u32 word = (u32)__builtin_ctz(words);
+        for (u64 bits = tlb->large[word]; bits; bits &= bits - 1) {
+            struct softtlb_entry *e = &tlb->entry[word * 64 + (u32)__builtin_ctzll(bits)];
             u32 tag = e->read_tag | e->write_tag | e->fetch_tag;
             if (tag >> 22 == lin >> 22)
                 *e = (struct softtlb_entry){0};
@@ -88,11 +93,11 @@ static void flush_large(struct mmu *mmu, bool user, u32 lin) {
 
 void mmu_softtlb_flush_page(struct cpu *cpu, u32 lin) {
     cpu->mmu->translation_epoch++;
-    for (unsigned user = 0; user < 2; user++) {
-        struct softtlb_entry *e = tlb_entry(cpu->mmu, user, lin);
+    for (struct softtlb *tlb = cpu->mmu->tlb; tlb < cpu->mmu->tlb + SOFTTLB_COUNT; tlb++) {
+        struct softtlb_entry *e = &tlb->entry[softtlb_index(lin)];
         if ((e->read_tag | e->write_tag | e->fetch_tag) == tag_of(lin))
             *e = (struct softtlb_entry){0};
-        flush_large(cpu->mmu, user, lin);
+        flush_large(tlb, lin);
     }
 }
 

@@ -11,16 +11,26 @@ static bool page_in_ram(const struct mmu *mmu, u64 page) {
     return page < mmu->ram_bytes >> PAGE_SHIFT;
 }
 
+/* Takes the page's write tags from one soft TLB. */
+static void forget_write_tags(struct softtlb *tlb, u64 page) {
+    for (u32 words = tlb->used_words; words; words &= words - 1) {
+        u32 word = (u32)__builtin_ctz(words);
+        for (u64 bits = tlb->used[word]; bits; bits &= bits - 1) {
+            struct softtlb_entry *e = &tlb->entry[word * 64 + (u32)__builtin_ctzll(bits)];
+            if (e->gpa_page == page)
+                e->write_tag = 0;
+        }
+    }
+}
+
 /* Every write to the page goes the slow way from here on. */
 static void protect(struct mmu *mmu, u64 page, u8 why) {
     u8 before = mmu->code_page[page];
     mmu->code_page[page] |= why;
     if (before)
         return;
-    for (unsigned user = 0; user < 2; user++)
-        for (unsigned i = 0; i < SOFTTLB_ENTRIES; i++)
-            if (mmu->tlb[user][i].gpa_page == page)
-                mmu->tlb[user][i].write_tag = 0;
+    forget_write_tags(&mmu->tlb[0], page);
+    forget_write_tags(&mmu->tlb[SOFTTLB_USER], page);
     mmu_windows_protect_page(mmu, page);
 }
 

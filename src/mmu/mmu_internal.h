@@ -8,14 +8,27 @@
 #include "base/cpu.h"
 #include "base/memory.h"
 
-/* Soft TLB: direct-mapped by linear page number, one array per privilege. tag = page | 1 when
- * valid for that access; host_delta + lin = host pointer. */
-#define SOFTTLB_ENTRIES 256
+/* Soft TLB: direct-mapped by linear page number; for each privilege one for data and one for
+ * fetches, so that code and the data it works on never evict each other. */
+#define SOFTTLB_ENTRIES 1024
 struct softtlb_entry {
-    u32 read_tag, write_tag, fetch_tag; /* lin page | 1, or 0 */
+    u32 read_tag, write_tag, fetch_tag; /* lin page | 1 when valid for that access, or 0 */
     u32 gpa_page;                       /* physical page number */
     u8 *host;                           /* host address of the page */
 };
+struct softtlb {
+    struct softtlb_entry entry[SOFTTLB_ENTRIES];
+    u64 used[SOFTTLB_ENTRIES / 64];  /* entries made since the last flush */
+    u64 large[SOFTTLB_ENTRIES / 64]; /* those of them made from large pages */
+    u32 used_words;                  /* bit n: used[n] is not 0 */
+};
+/* Which one, as an index into mmu->tlb. */
+enum { SOFTTLB_USER = 1, SOFTTLB_FETCH = 2, SOFTTLB_COUNT = 4 };
+/* Pages whose addresses differ by a power of two, as stacks and buffers often do, do not meet. */
+static inline u32 softtlb_index(u32 lin) {
+    u32 page = lin >> PAGE_SHIFT;
+    return (page ^ page >> 10) % SOFTTLB_ENTRIES;
+}
 
 struct mmu_code_write {
     u64 gpa;
@@ -37,9 +50,7 @@ struct mmu {
     struct mmu_code_write code_queue[MMU_CODE_QUEUE];
     u32 code_queue_head, code_queue_tail;
     bool code_queue_overflow;
-    struct softtlb_entry tlb[2][SOFTTLB_ENTRIES]; /* [user] */
-    u64 tlb_large[2][SOFTTLB_ENTRIES / 64];       /* entries made from large pages */
-    u64 tlb_used[2][SOFTTLB_ENTRIES / 64];        /* entries made since the last flush */
+    struct softtlb tlb[SOFTTLB_COUNT];
     u8 phys_bits; /* guest's MAXPHYADDR; 0: ask the CPU model again for it and what follows */
     bool has_pat, has_pse36;
     struct mmu_journal *journal; /* NULL when not recording */

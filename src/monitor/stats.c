@@ -48,6 +48,12 @@ static void monitor_counters(struct vm *vm, struct sink *s) {
 #undef X
 }
 
+static void interp_counter_rows(const struct interp_counters *c, struct sink *s) {
+#define X(name, help) row(s, "interp." #name, c->name, help);
+    INTERP_COUNTERS(X)
+#undef X
+}
+
 static void mmu_counters(const struct mmu *m, struct sink *s) {
     row(s, "mmu.hidden_faults", m->stat_hidden_faults, "host faults that filled a window");
     row(s, "mmu.true_faults", m->stat_true_faults, "host faults that were the guest's");
@@ -83,6 +89,7 @@ static void bt_counter_rows(const struct bt_counters *c, struct sink *s) {
 void mon_stats_print(struct vm *vm, bool json, void (*print)(void *, const char *), void *opaque) {
     struct sink s = {.print = print, .opaque = opaque, .json = json};
     monitor_counters(vm, &s);
+    interp_counter_rows(interp_counters(vm->interp), &s);
     mmu_counters(vm->mmu, &s);
     if (vm->bt)
         bt_counter_rows(bt_counters(vm->bt), &s);

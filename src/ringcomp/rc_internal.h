@@ -46,7 +46,7 @@ enum {
 static inline void *rc_host_known(struct cpu *cpu, u32 lin, unsigned bytes, unsigned access) {
     struct mmu *mmu = cpu->mmu;
     bool user = cpu->cpl == 3 && !(access & MMU_SUPERVISOR);
-    const struct softtlb_entry *e = &mmu->tlb[user][(lin >> PAGE_SHIFT) % SOFTTLB_ENTRIES];
+    const struct softtlb_entry *e = &mmu->tlb[user].entry[softtlb_index(lin)];
     u32 tag = access & MMU_WRITE ? e->write_tag : e->read_tag, offset = lin & PAGE_OFFSET_MASK;
     bool recording = (access & MMU_WRITE) && mmu->journal;
     bool hit = tag == ((lin & ~PAGE_OFFSET_MASK) | 1) && offset + bytes <= PAGE_BYTES;

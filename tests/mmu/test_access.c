@@ -99,6 +99,45 @@ static void invlpg_and_cr3_make_new_mappings_seen(void **state) {
     assert_int_equal(read32(LIN), 1);
 }
 
+/* More pages than the soft TLB has entries, as data and as code, by each kind of flush. */
+static void flushes_reach_every_soft_tlb_entry(void **state) {
+    (void)state;
+    enum { PAGES = 2 * SOFTTLB_ENTRIES, ROUNDS = 3 };
+    for (u32 round = 0; round < ROUNDS; round++) {
+        store32(f->mmu->ram + FRAME + round * PAGE_BYTES, round);
+        for (u32 i = 0; i < PAGES; i++)
+            fix_map(f, LIN + i * PAGE_BYTES, (FRAME + round * PAGE_BYTES) | RWU);
+        if (round == 1)
+            mmu_softtlb_flush(&f->cpu);
+        for (u32 i = 0; i < PAGES; i++) {
+            u32 lin = LIN + i * PAGE_BYTES, code = ~0u;
+            if (round == 2)
+                mmu_invlpg(&f->cpu, GLIN(lin));
+            assert_int_equal(read32(lin), round);
+            assert_true(mmu_read(&f->cpu, lin, &code, 4, MMU_FETCH));
+            assert_int_equal(code, round);
+        }
+    }
+}
+
+/* A page that becomes a code page is written the slow way, wherever its entry stands. */
+static void protecting_a_page_takes_every_write_tag(void **state) {
+    (void)state;
+    u32 v = 1, bytes;
+    struct gpa gpa;
+    bool all;
+    for (u32 i = 0; i < 2 * SOFTTLB_ENTRIES; i += 97) {
+        u32 lin = LIN + i * PAGE_BYTES;
+        fix_map(f, lin, FRAME | RWU);
+        assert_true(mmu_write(&f->cpu, lin, &v, 4, MMU_WRITE));
+        mmu_code_protect(f->mmu, GPA(FRAME));
+        assert_true(mmu_write(&f->cpu, lin, &v, 4, MMU_WRITE));
+        assert_true(mmu_code_next_write(f->mmu, &gpa, &bytes, &all));
+        assert_int_equal(gpa.v, FRAME);
+        mmu_code_unprotect(f->mmu, GPA(FRAME));
+    }
+}
+
 static void invlpg_drops_a_whole_large_page(void **state) {
     (void)state;
     store32(f->mmu->ram + 0x01000000, 1);
@@ -245,6 +284,8 @@ int main(void) {
         T(mmio_goes_to_the_bus),
         T(the_privilege_follows_cpl_unless_the_access_is_implicit),
         T(invlpg_and_cr3_make_new_mappings_seen),
+        T(flushes_reach_every_soft_tlb_entry),
+        T(protecting_a_page_takes_every_write_tag),
         T(invlpg_drops_a_whole_large_page),
         T(the_first_write_sets_d_even_after_reads),
         T(host_pointers_end_at_page_ends_and_code_pages),
