@@ -28,7 +28,7 @@ enum hostile_kind {
 extern const char *const hostile_kind_name[HOSTILE_KINDS];
 
 /* ---- The guest's memory ---- */
-#define HOSTILE_RAM_MIB 4u
+#define HOSTILE_RAM_MIB 2u
 #define HOSTILE_RAM (HOSTILE_RAM_MIB << 20)
 enum {
     AT_IVT = 0, /* of real mode */

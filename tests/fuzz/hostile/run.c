@@ -224,16 +224,17 @@ static void time_up(void *opaque) {
 
 static void prepare(struct run *r, struct hostile_case *c) {
     struct vm *vm = r->vm;
-    memset(mmu_ram(vm->mmu), 0, 0x200000); /* what the loader put there */
+    u8 *ram = mmu_ram(vm->mmu); /* the rest of it is fresh */
+    memset(ram, 0, 0x20000);
+    memset(ram + 0xe0000, 0, 0x21000);
     cpu_reset(vm->cpu);
-    hostile_generate(c, mmu_ram(vm->mmu), vm->cpu);
+    hostile_generate(c, ram, vm->cpu);
     mmu_mode_changed(vm->cpu);
-    vm->engine->flush(vm);
     r->real = vm->engine;
     r->engine = *vm->engine;
     r->engine.run = counted_run;
     vm->engine = &r->engine;
-    memcpy(r->tables, mmu_ram(vm->mmu) + AT_TABLES, TABLES_END - AT_TABLES);
+    memcpy(r->tables, ram + AT_TABLES, TABLES_END - AT_TABLES);
     if (r->journal.capacity)
         mmu_set_journal(vm->mmu, &r->journal);
     dev_timer_init(&vm->dev->timers, &r->timer, time_up, r);

@@ -147,7 +147,7 @@ void tamper_with_tables(struct gen *g, unsigned changes) {
 /* ---- Page tables ---- */
 
 static void fill_legacy(struct gen *g) {
-    for (u32 i = 0; i < HOSTILE_RAM >> 22; i++) {
+    for (u32 i = 0; i < (HOSTILE_RAM + 0x3fffff) >> 22; i++) {
         u32 table = AT_TABLES + PAGE_BYTES * (1 + i);
         store32(g->ram + AT_TABLES + 4 * i, table | PTE_P | PTE_W | PTE_U);
         for (u32 n = 0; n < 1024; n++)

@@ -33,18 +33,27 @@ static struct cpu *new_cpu(void) {
     return cpu;
 }
 
+static struct cpu *the_cpu;
+static struct bt *the_bt;
+static void destroy(void) {
+    bt_destroy(the_bt);
+    mmu_destroy(the_cpu->mmu);
+    cpu_destroy(the_cpu);
+}
+
 /* One translator after the other: they share the process's fault handler. */
 static struct bt *translator(u8 bits) {
-    static struct cpu *cpu;
-    static struct bt *bt;
     static u8 had;
     char err[160];
     struct bt_config config;
-    if (bt && had == bits)
-        return bt;
-    if (bt)
-        bt_destroy(bt);
-    cpu = cpu ? cpu : new_cpu();
+    if (the_bt && had == bits)
+        return the_bt;
+    if (!the_cpu) {
+        the_cpu = new_cpu();
+        atexit(destroy);
+    }
+    if (the_bt)
+        bt_destroy(the_bt);
     bt_config_default(&config);
     config.cache_bytes = 1 << 20;
     config.hot_threshold = 0;
@@ -53,10 +62,10 @@ static struct bt *translator(u8 bits) {
     config.icount = bits & C_ICOUNT;
     config.lockstep = bits & C_LOCKSTEP;
     config.trap_classes = bits & C_TRAPS ? ALL_TRAP_CLASSES : 0;
-    bt = bt_create(cpu, &config, err, sizeof err);
-    CLAIM(bt);
+    the_bt = bt_create(the_cpu, &config, err, sizeof err);
+    CLAIM(the_bt);
     had = bits;
-    return bt;
+    return the_bt;
 }
 
 static void decode_everywhere(const u8 *code, size_t bytes, u8 cpl) {
@@ -98,7 +107,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         adapt(bt, at, left);
     for (size_t i = 0; i < left && i < 64; i++)
         decode_everywhere(in.at + i, left - i, cpu->cpl);
-    for (u32 offset = 0; offset <= left && offset < 64; offset += 1 + offset / 8) {
+    /* Units that overlap, and begin inside instructions. */
+    for (u32 n = 0, offset = 0; offset <= left && n < 5; n++, offset += 1 + (n ^ state) % 4) {
         u32 where = 0, unit;
         cpu->eip = at + offset;
         unit = bt_translate(bt, cpu->eip, cpu->eip);

@@ -28,13 +28,19 @@ static void mmio_write(void *opaque, struct gpa addr, u64 value, unsigned bytes)
     CLAIM(!mmu_gpa_is_ram(((struct cpu *)opaque)->mmu, addr.v) && bytes <= 8);
 }
 
-static struct cpu *the_cpu(void) {
-    static struct cpu *cpu;
+static struct cpu *cpu;
+static void destroy(void) {
+    mmu_windows_destroy(cpu);
+    mmu_destroy(cpu->mmu);
+    cpu_destroy(cpu);
+}
+
+static void make_cpu(void) {
     static struct cpu_model model = {.has_nx = true, .cr4_allowed = ~0u};
     static struct cpu_bus bus = {no_io_read, no_io_write, mmio_read, mmio_write, NULL, NULL, NULL};
     struct mmu_error err;
     if (cpu)
-        return cpu;
+        return;
     cpu = cpu_create();
     CLAIM(cpu);
     bus.opaque = cpu;
@@ -44,7 +50,7 @@ static struct cpu *the_cpu(void) {
     CLAIM(cpu->mmu);
     cpu_reset(cpu);
     CLAIM(mmu_windows_create(cpu, &err));
-    return cpu;
+    atexit(destroy);
 }
 
 /* Tables that map something, so that changes meet a whole. */
@@ -70,7 +76,7 @@ static void default_tables(u8 *ram, bool pae) {
     }
 }
 
-static bool set_modes(struct cpu *cpu, u8 modes) {
+static bool set_modes(u8 modes) {
     cpu->cr0 = CR0_PE | CR0_ET | CR0_PG | (modes & 1 ? CR0_WP : 0);
     cpu->cr4 = (modes & 2 ? CR4_PAE : 0) | (modes & 4 ? CR4_PSE : 0) | (modes & 8 ? CR4_PGE : 0) |
                (modes & 16 ? CR4_SMEP : 0) | (modes & 32 ? CR4_SMAP : 0);
@@ -82,7 +88,7 @@ static bool set_modes(struct cpu *cpu, u8 modes) {
     return good;
 }
 
-static void check_translation(struct cpu *cpu, u32 lin, unsigned access, bool user) {
+static void check_translation(u32 lin, unsigned access, bool user) {
     struct mmu_xlat x, probe;
     if (!mmu_translate(cpu, GLIN(lin), access, user, &x)) {
         CLAIM(cpu->fault.vector == VEC_PF && cpu->fault.cr2 == lin && cpu->fault.has_error);
@@ -96,7 +102,7 @@ static void check_translation(struct cpu *cpu, u32 lin, unsigned access, bool us
     CLAIM(mmu_probe(cpu, GLIN(lin), &probe) && probe.gpa.v == x.gpa.v);
 }
 
-static void access_memory(struct cpu *cpu, struct input *in) {
+static void access_memory(struct input *in) {
     u8 buffer[512] = {0}, kind = take8(in);
     u32 lin = take32(in);
     unsigned bytes = 1 + (kind & 8 ? take16(in) % 512 : take8(in) % 16);
@@ -104,13 +110,13 @@ static void access_memory(struct cpu *cpu, struct input *in) {
     cpu->cpl = user ? 3 : 0;
     switch (kind >> 4 & 7) {
     case 0:
-        check_translation(cpu, lin, MMU_READ, user);
+        check_translation(lin, MMU_READ, user);
         break;
     case 1:
-        check_translation(cpu, lin, MMU_WRITE, user);
+        check_translation(lin, MMU_WRITE, user);
         break;
     case 2:
-        check_translation(cpu, lin, MMU_FETCH, user);
+        check_translation(lin, MMU_FETCH, user);
         break;
     case 3:
         mmu_read(cpu, lin, buffer, bytes, kind & 2 ? MMU_SUPERVISOR : MMU_READ);
@@ -138,7 +144,7 @@ static void access_memory(struct cpu *cpu, struct input *in) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     struct input in = input_of(data, bytes);
-    struct cpu *cpu = the_cpu();
+    make_cpu();
     u8 modes = take8(&in);
     default_tables(mmu_ram(cpu->mmu), modes & 2);
     for (u8 changes = take8(&in); changes-- && input_left(&in);) {
@@ -146,10 +152,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
         store64(mmu_ram(cpu->mmu) + TABLES + 8 * place, take(&in, 8));
     }
     mmu_phys_written(cpu->mmu, GPA(0), RAM_BYTES);
-    if (!set_modes(cpu, modes))
+    if (!set_modes(modes))
         return 0;
     for (unsigned n = 0; n < 200 && input_left(&in); n++)
-        access_memory(cpu, &in);
+        access_memory(&in);
     /* What the guest changed without a word may be in the windows until it says so. */
     mmu_mode_changed(cpu);
     const char *wrong = mmu_validate(cpu);
