@@ -29,7 +29,7 @@ const char *const hostile_engine_name[HOSTILE_ENGINES] = {"interp", "bt", "locks
 #ifdef RINGFOLD_SANITIZED
 enum { ALARM_MS = 4000, DEADLINE_MS = 60000 };
 #else
-enum { ALARM_MS = 1000, DEADLINE_MS = 30000 };
+enum { ALARM_MS = 400, DEADLINE_MS = 30000 };
 #endif
 /* Resident memory beside guest RAM and translation cache. */
 #define FIXED_BYTES (48ull << 20)
