@@ -524,11 +524,15 @@ static u64 co_ac(struct cpu *cpu, u32 eip) {
 
 /* ---- changes of ring ---- */
 
+/* The last instruction of a unit faulted: -icount gets it back. */
+static u64 leave_by_fault(struct cpu *cpu) {
+    bt_hot(cpu)->budget++;
+    return leave(cpu, cpu->eip, BT_EXIT_FAULT);
+}
+
 /* Finishes a transfer that either moved the CPU or left a fault at cpu->eip. */
 static u64 transferred(struct cpu *cpu, bool ok) {
-    if (!ok)
-        return leave(cpu, cpu->eip, BT_EXIT_FAULT);
-    return dispatch(cpu);
+    return ok ? dispatch(cpu) : leave_by_fault(cpu);
 }
 
 /* The same where the transfer may have been a task switch, after which everything is looked at
@@ -537,7 +541,7 @@ static u64 transferred_from_task(struct cpu *cpu, u16 task, bool ok) {
     if (cpu->seg[SEG_TR].selector == task)
         return transferred(cpu, ok);
     hot_load_flags(cpu); /* leaving stores them back */
-    return leave(cpu, cpu->eip, ok ? BT_EXIT_AGAIN : BT_EXIT_FAULT);
+    return ok ? leave(cpu, cpu->eip, BT_EXIT_AGAIN) : leave_by_fault(cpu);
 }
 
 static u64 deliver_int(struct cpu *cpu, u8 vector, u32 next_eip) {
@@ -589,13 +593,13 @@ static u64 co_iret(struct cpu *cpu, u32 eip) {
 static u64 co_sysenter(struct cpu *cpu, u32 eip) {
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return rc_sysenter(cpu) ? into_kernel(cpu) : leave(cpu, eip, BT_EXIT_FAULT);
+    return rc_sysenter(cpu) ? into_kernel(cpu) : leave_by_fault(cpu);
 }
 
 static u64 co_sysexit(struct cpu *cpu, u32 eip) {
     cpu->eip = eip;
     hot_store_flags(cpu);
-    return rc_sysexit(cpu) ? into_user(cpu) : leave(cpu, eip, BT_EXIT_FAULT);
+    return rc_sysexit(cpu) ? into_user(cpu) : leave_by_fault(cpu);
 }
 
 u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {

@@ -17,10 +17,7 @@ static enum mon_exit interp_engine_run(struct vm *vm) {
         max = INTERP_WINDOW_INSNS;
     if (vm->clock.icount)
         max = MIN(max, mon_clock_budget(vm, mon_next_deadline_ns(vm)));
-    enum mon_exit why = mon_interp_exit(interp_run(vm->interp, vm->cpu, max, &vm->stop));
-    if (vm->clock.icount && mon_clock_now_ns(vm) >= mon_next_deadline_ns(vm))
-        vm->stop = 1;
-    return why;
+    return mon_interp_exit(interp_run(vm->interp, vm->cpu, max, &vm->stop));
 }
 
 static void interp_engine_flush(struct vm *vm) {
@@ -68,15 +65,43 @@ static void bt_engine_destroy(struct vm *vm) {
     vm->bt = NULL;
 }
 
+/* The instruction at EIP has done nothing yet, so that it may as well wait. A fault found behind a
+ * task switch belongs to what was done already. */
+static bool may_wait(enum bt_exit why, const struct cpu *cpu, u16 task) {
+    switch (why) {
+    case BT_EXIT_EMULATE:
+    case BT_EXIT_COLD:
+    case BT_EXIT_MODE:
+    case BT_EXIT_BUDGET:
+        return true;
+    case BT_EXIT_FAULT:
+        return cpu->seg[SEG_TR].selector == task;
+    default:
+        return false;
+    }
+}
+
+/* Something is due at a count of instructions: translated code, like the interpreter, comes back
+ * when they are done, and not after one more or after the exception that the next one raises. */
+static enum mon_exit run_counted(struct vm *vm) {
+    u64 before = vm->cpu->insn_count;
+    u16 task = vm->cpu->seg[SEG_TR].selector;
+    bt_set_budget(vm->bt, mon_clock_budget(vm, mon_next_deadline_ns(vm)));
+    enum bt_exit why = bt_run(vm->bt);
+    bool progress = vm->cpu->insn_count != before;
+    if (progress && mon_clock_now_ns(vm) >= mon_next_deadline_ns(vm) &&
+        may_wait(why, vm->cpu, task))
+        return MON_EXIT_STEPPED;
+    return (enum mon_exit)why;
+}
+
 static enum mon_exit bt_engine_run(struct vm *vm) {
     if (unlikely(vm->cpu->a20_masked)) /* windows do not know it */
         return interp_engine_run(vm);
     if (vm->lockstep)
         return mon_lockstep_run(vm);
-    if (vm->clock.icount)
-        bt_set_budget(vm->bt, mon_clock_budget(vm, mon_next_deadline_ns(vm)));
     bt_set_interrupt_pending(vm->bt, dev_intr_pending(vm->dev));
-    return (enum mon_exit)bt_run(vm->bt);
+    return vm->clock.icount ? run_counted(vm) : (enum mon_exit)bt_run(vm->bt);
 }
 
 static void bt_engine_kick(struct vm *vm) {

@@ -269,6 +269,8 @@ static void step(struct vm *vm) {
     TRACE(exits, "exit %s at %08x\n", exit_name[why], vm->cpu->eip);
     if (why == MON_EXIT_FAULT || !mon_gdb_at_breakpoint(vm)) /* else the next turn stops there */
         exit_table[why](vm);
+    if (vm->clock.icount && mon_clock_now_ns(vm) >= mon_next_deadline_ns(vm))
+        vm->stop = 1; /* no host timer says it */
 }
 
 /* ---- The loop ---- */

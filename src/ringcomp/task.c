@@ -258,9 +258,23 @@ static bool leave_old_task(struct cpu *cpu, const struct new_task *t, enum rc_ta
     return !nests || mmu_write(cpu, t->base, &old, 2, MMU_WRITE | MMU_SUPERVISOR);
 }
 
-/* Loads everything that cannot fault. */
+/* Reads and checks the new task's PDPTEs. The old task's stay in force until it has been left: its
+ * TSS is written through them. */
+static bool read_pdptrs(struct cpu *cpu, u32 cr3, u64 out[4]) {
+    u64 old[4];
+    for (unsigned i = 0; i < 4; i++)
+        old[i] = cpu->pdptr[i];
+    bool ok = mmu_load_pdptrs(cpu, cr3);
+    for (unsigned i = 0; i < 4; i++) {
+        out[i] = cpu->pdptr[i];
+        cpu->pdptr[i] = old[i];
+    }
+    return ok;
+}
+
+/* Loads everything that cannot fault. pdptr: with PAE and another CR3 only. */
 static void enter_new_task(struct cpu *cpu, const struct new_task *t, const struct task_image *m,
-                           enum rc_task_cause cause) {
+                           enum rc_task_cause cause, const u64 pdptr[4]) {
     u32 cr3 = cpu->cr3;
     rc_fill_desc(&cpu->seg[SEG_TR], t->selector, &t->desc);
     cpu->seg[SEG_TR].attr |= SYS_BUSY;
@@ -276,6 +290,8 @@ static void enter_new_task(struct cpu *cpu, const struct new_task *t, const stru
     cpu->halted = false;
     if (cpu_paging(cpu) && m->cr3 != cr3) {
         cpu->cr3 = m->cr3;
+        for (unsigned i = 0; pdptr && i < 4; i++)
+            cpu->pdptr[i] = pdptr[i];
         mmu_cr3_loaded(cpu);
     }
 }
@@ -289,12 +305,13 @@ bool rc_task_switch_ext(struct cpu *cpu, u16 selector, enum rc_task_cause cause,
     if (!fetch_task(cpu, cause, ext, &t) || !read_image(cpu, &t, &m) ||
         !check_writes(cpu, &t, cause))
         return false;
-    bool pae = cpu_paging(cpu) && (cpu->cr4 & CR4_PAE);
-    if (pae && m.cr3 != cpu->cr3 && !mmu_load_pdptrs(cpu, m.cr3))
+    u64 pdptr[4];
+    bool pae = cpu_paging(cpu) && (cpu->cr4 & CR4_PAE) && m.cr3 != cpu->cr3;
+    if (pae && !read_pdptrs(cpu, m.cr3, pdptr))
         return rc_fault_selector(cpu, VEC_TS, selector, ext);
     if (!leave_old_task(cpu, &t, cause, next_eip))
         return false;
-    enter_new_task(cpu, &t, &m, cause);
+    enter_new_task(cpu, &t, &m, cause, pae ? pdptr : NULL);
     if (!load_task_segments(cpu, &m, ext))
         return false;
     if (cpu->eip > cpu->seg[SEG_CS].limit)

@@ -328,6 +328,30 @@ static void escapes_are_refused(void **state) {
         "41 0f c7 0f",
         "4c 89 f0",
         "44 89 f0",
+        "83 c4 08",             /* add esp,8 */
+        "48 83 ec 08",          /* sub rsp,8 */
+        "48 8d 64 24 08",       /* lea rsp,[rsp+8] */
+        "65 67 8b 20",          /* mov esp,gs:[eax] */
+        "45 8d 7f 08",          /* lea r15d,[r15+8] */
+        "65 67 44 8b 30",       /* mov r14d,gs:[eax] */
+        "0f 44 e0",             /* cmove esp,eax */
+        "0f c1 c4",             /* xadd esp,eax */
+        "0f b1 c4",             /* cmpxchg esp,eax */
+        "44 0f c1 f8",          /* xadd eax,r15d */
+        "65 67 44 0f c1 38",    /* xadd gs:[eax],r15d */
+        "65 67 87 20",          /* xchg gs:[eax],esp */
+        "65 67 44 87 30",       /* xchg gs:[eax],r14d */
+        "f7 dc",                /* neg esp */
+        "41 d1 e7",             /* shl r15d,1 */
+        "44 0f af f8",          /* imul r15d,eax */
+        "44 0f bc f0",          /* bsf r14d,eax */
+        "66 44 0f 7e f8",       /* movd eax,xmm15: there is none to a 32-bit guest */
+        "66 41 0f 7e c7",       /* movd r15d,xmm0 */
+        "f2 44 0f 2c f0",       /* cvttsd2si r14d,xmm0 */
+        "44 0f 50 f8",          /* movmskps r15d,xmm0 */
+        "66 44 0f d7 f8",       /* pmovmskb r15d,xmm0 */
+        "66 41 0f 3a 16 c7 00", /* pextrd r15d,xmm0,0 */
+        "f2 44 0f 38 f0 f8",    /* crc32 r15d,al */
         "50",
         "58",
         "41 58",
@@ -354,6 +378,23 @@ static void escapes_are_refused(void **state) {
         "ee",
         "e4 10",
         "6e",
+        "0f 07",
+        "0f 35",
+        "48 cf",
+        "48 0f 07",
+        "0f 01 c1",
+        "0f 01 ca",
+        "0f 01 c8",
+        "65 67 0f c7 18", /* xrstors */
+        "65 67 0f c7 28", /* xsaves */
+        "65 67 48 0f ae 28",
+        "65 67 8e 18",
+        "8e d8",
+        "8e d0",
+        "65 67 0f b2 08",
+        "65 67 0f b4 08",
+        "f3 41 0f ae d7",
+        "f3 49 0f ae df",
         "0f 01 d0",
         "0f 01 f8",
         "0f 01 ef",

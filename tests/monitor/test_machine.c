@@ -131,6 +131,22 @@ static void icount_time_is_the_number_of_instructions(void **state) {
     }
 }
 
+/* Code whose last two bytes are the handler of vector 20h, with an IDT at LOAD_ADDRESS + 100h that
+ * the pseudo-descriptor at LOAD_ADDRESS + 60h names. */
+static void put_with_idt(u8 image[4096 - CODE_OFFSET], const u8 *code, size_t bytes) {
+    memset(image, 0, 4096 - CODE_OFFSET);
+    memcpy(image, code, bytes);
+    u32 handler = LOAD_ADDRESS + CODE_OFFSET + (u32)bytes - 2;
+    u8 *idtr = image + 0x60 - CODE_OFFSET;
+    store16(idtr, 0x21 * 8 - 1);
+    store32(idtr + 2, LOAD_ADDRESS + 0x100);
+    u8 *gate = image + 0x100 - CODE_OFFSET + 0x20 * 8;
+    store16(gate, (u16)handler);
+    store16(gate + 2, 8);
+    store16(gate + 4, 0x8e00);
+    store16(gate + 6, (u16)(handler >> 16));
+}
+
 /* Sets up the PIC and the PIT's channel 0 (mode 2, about 18 Hz), waits for two ticks in HLT. */
 static void a_halted_guest_sleeps_until_its_timer(void **state) {
     (void)state;
@@ -145,17 +161,8 @@ static void a_halted_guest_sleeps_until_its_timer(void **state) {
         /* the handler, at 100050h + ... */
         0x41, 0xcf, /* inc ecx; iret */
     };
-    u8 image[4096 - CODE_OFFSET] = {0};
-    memcpy(image, code, sizeof code);
-    u32 handler = LOAD_ADDRESS + CODE_OFFSET + sizeof code - 2;
-    u8 *idtr = image + 0x60 - CODE_OFFSET;
-    store16(idtr, 0x21 * 8 - 1);
-    store32(idtr + 2, LOAD_ADDRESS + 0x100);
-    u8 *gate = image + 0x100 - CODE_OFFSET + 0x20 * 8;
-    store16(gate, (u16)handler);
-    store16(gate + 2, 8);
-    store16(gate + 4, 0x8e00);
-    store16(gate + 6, (u16)(handler >> 16));
+    u8 image[4096 - CODE_OFFSET];
+    put_with_idt(image, code, sizeof code);
     _Static_assert(sizeof code <= 0x60 - CODE_OFFSET, "the IDTR lies behind the code");
     for (unsigned e = 0; e < ARRAY_LEN(engines); e++) {
         struct rusage before, after;
@@ -165,6 +172,33 @@ static void a_halted_guest_sleeps_until_its_timer(void **state) {
         long used_us = (after.ru_utime.tv_sec - before.ru_utime.tv_sec) * 1000000 +
                        after.ru_utime.tv_usec - before.ru_utime.tv_usec;
         assert_true(used_us < 90000); /* it waited 110 ms */
+    }
+}
+
+/* Timers come due under -icount in code that is not translated, too: DF is set. */
+static void icount_timers_interrupt_every_mode(void **state) {
+    (void)state;
+    static const u8 code[] = {
+        0xb0, 0x11, 0xe6, 0x20, 0xb0, 0x20, 0xe6, 0x21,             /* as above */
+        0xb0, 0x04, 0xe6, 0x21, 0xb0, 0x03, 0xe6, 0x21,             /* */
+        0xb0, 0xfe, 0xe6, 0x21,                                     /* */
+        0xb0, 0x34, 0xe6, 0x43, 0xb0, 0x00, 0xe6, 0x40, 0xe6, 0x40, /* */
+        0x0f, 0x01, 0x1d, 0x60, 0x00, 0x10, 0x00,                   /* lidt [100060h] */
+        0x31, 0xc9, 0xfd, 0xfb,                                     /* xor ecx,ecx; std; sti */
+        0x80, 0xf9, 0x02, 0x72, 0xfb,                               /* until cl is 2 */
+        0x88, 0xc8, 0xe6, 0xf4,                                     /* mov al,cl; out f4h,al */
+        0x41, 0xcf,                                                 /* inc ecx; iret */
+    };
+    _Static_assert(sizeof code <= 0x60 - CODE_OFFSET, "the IDTR lies behind the code");
+    u8 image[4096 - CODE_OFFSET];
+    put_with_idt(image, code, sizeof code);
+    write_kernel(image, sizeof image);
+    for (unsigned e = 0; e < ARRAY_LEN(engines); e++) {
+        struct mon_options o;
+        options(&o, engines[e]);
+        o.icount = o.bt.icount = true;
+        o.icount_shift = 10;
+        assert_int_equal(run_with(&o), (2 << 1) | 1);
     }
 }
 
@@ -289,6 +323,7 @@ int main(void) {
         cmocka_unit_test(a_triple_fault_ends_the_run_under_no_reboot),
         cmocka_unit_test(icount_time_is_the_number_of_instructions),
         cmocka_unit_test(a_halted_guest_sleeps_until_its_timer),
+        cmocka_unit_test(icount_timers_interrupt_every_mode),
         cmocka_unit_test(gdb_reads_steps_and_stops),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

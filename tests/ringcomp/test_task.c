@@ -149,6 +149,40 @@ static void new_task_brings_its_address_space(void **state) {
     assert_int_equal(cpu->cr3, 0x6000);
 }
 
+/* The old TSS lies where only the old task's tables lead, in a page that no TLB of ours keeps. */
+static u32 mmio_stores;
+static u64 mmio_read(void *opaque, struct gpa addr, unsigned bytes) {
+    (void)opaque, (void)addr, (void)bytes;
+    return 0;
+}
+static void mmio_write(void *opaque, struct gpa addr, u64 value, unsigned bytes) {
+    (void)opaque, (void)value, (void)bytes;
+    mmio_stores += addr.v >= 0x200020 && addr.v < 0x200060;
+}
+
+static void old_task_is_left_through_its_own_pae_tables(void **state) {
+    enum { PDPT_A = 0x6000, PDPT_B = 0x6040, PD_A = 0x7000, PD_B = 0x8000, LARGE = 0xe7 };
+    struct cpu *cpu = boot(state);
+    struct fixture *f = *state;
+    f->bus.mmio_read = mmio_read;
+    f->bus.mmio_write = mmio_write;
+    store64(ram(cpu, PDPT_A), PD_A | 1);
+    store64(ram(cpu, PDPT_B), PD_B | 1);
+    store64(ram(cpu, PD_A), LARGE);
+    store64(ram(cpu, PD_A + 8), 0x200000 | LARGE); /* behind RAM */
+    store64(ram(cpu, PD_B), LARGE);
+    poke32(cpu, TSS_B + 0x1c, PDPT_B);
+    cpu->cr3 = PDPT_A;
+    assert_true(rc_write_cr(cpu, 4, CR4_PAE));
+    assert_true(rc_write_cr(cpu, 0, cpu->cr0 | CR0_PG));
+    cpu->seg[SEG_TR].base = 0x200000;
+    mmio_stores = 0;
+    assert_true(rc_far_jump(cpu, TASK_B, 0, 4, 0x107));
+    assert_int_equal(mmio_stores, 16); /* EIP, EFLAGS, eight registers, six selectors */
+    assert_int_equal(cpu->cr3, PDPT_B);
+    assert_int_equal(cpu->pdptr[0], PD_B | 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(jump_saves_the_old_task_and_loads_the_new),
@@ -159,6 +193,7 @@ int main(void) {
         TEST(bad_segment_faults_in_the_new_task),
         TEST(task_in_v86_mode_and_trap_bit),
         TEST(new_task_brings_its_address_space),
+        TEST(old_task_is_left_through_its_own_pae_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
