@@ -85,7 +85,15 @@ static void decode_everywhere(const u8 *code, size_t bytes, u8 cpl) {
 /* Every site that could be, is adapted. */
 static void adapt(struct bt *bt, u32 at, size_t bytes) {
     for (u32 i = 0; i < bytes; i++)
-        site_note_fault(bt, at + i, 1);
+        site_note_fault(bt, at + i, BT_NONE, 1);
+}
+
+/* The pages check themselves, and immediates are read where they stand. */
+static void check_pages(struct bt *bt, bool checked, bool live, u32 at, size_t bytes) {
+    for (u32 page = CODE_AT >> PAGE_SHIFT; page <= (CODE_AT >> PAGE_SHIFT) + 2; page++)
+        bt->page_checked[page] = checked;
+    for (u32 i = 0; i < bytes; i++)
+        site_at(bt, at + i)->live = live;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
@@ -105,6 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
     bt->fp_ok = bt_fp_allowed(cpu);
     if (bits & C_ADAPTED)
         adapt(bt, at, left);
+    check_pages(bt, state & 16, state & 32, at, left);
     for (size_t i = 0; i < left && i < 64; i++)
         decode_everywhere(in.at + i, left - i, cpu->cpl);
     /* Units that overlap, and begin inside instructions. */
