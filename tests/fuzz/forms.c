@@ -15,30 +15,20 @@ unsigned fuzz_forms;
 /* ---- What is left out, and why ---- */
 
 static const char why_values[] = "its value is the moment's or the host's";
-static const char why_tables[] = "reads the host's descriptor tables, or UMIP forbids it";
-static const char why_delivery[] = "is delivered through the guest's IDT (guest tests)";
-static const char why_cs[] = "changes CS (guest tests)";
+static const char why_kernel[] = "a call of the host's kernel";
 static const char why_feature[] = "not announced by the CPU model";
 static const char why_newer[] = "F3 makes it TZCNT or LZCNT on this host";
 static const char why_0d[] = "a no-operation on Intel, #UD on AMD (APM volume 3, PREFETCH)";
 static const char why_invalid[] = "not an instruction of 32-bit mode";
-static const char why_fs_gs[] = "far pointer loads of SS (guest tests)";
 
 static const struct {
     u16 mnemonic;
     const char *why;
 } exclusions[] = {
-    {ZYDIS_MNEMONIC_INT, why_delivery},  {ZYDIS_MNEMONIC_INT3, why_delivery},
-    {ZYDIS_MNEMONIC_INT1, why_delivery}, {ZYDIS_MNEMONIC_INTO, why_delivery},
-    {ZYDIS_MNEMONIC_IRET, why_cs},       {ZYDIS_MNEMONIC_IRETD, why_cs},
-    {ZYDIS_MNEMONIC_SYSENTER, why_cs},   {ZYDIS_MNEMONIC_SYSEXIT, why_cs},
-    {ZYDIS_MNEMONIC_SYSCALL, why_cs},    {ZYDIS_MNEMONIC_SYSRET, why_cs},
-    {ZYDIS_MNEMONIC_RDTSC, why_values},  {ZYDIS_MNEMONIC_RDTSCP, why_values},
-    {ZYDIS_MNEMONIC_RDPMC, why_values},  {ZYDIS_MNEMONIC_CPUID, why_values},
-    {ZYDIS_MNEMONIC_RDRAND, why_values}, {ZYDIS_MNEMONIC_RDSEED, why_values},
-    {ZYDIS_MNEMONIC_SGDT, why_tables},   {ZYDIS_MNEMONIC_SIDT, why_tables},
-    {ZYDIS_MNEMONIC_SLDT, why_tables},   {ZYDIS_MNEMONIC_STR, why_tables},
-    {ZYDIS_MNEMONIC_SMSW, why_tables},   {ZYDIS_MNEMONIC_LSS, why_fs_gs},
+    {ZYDIS_MNEMONIC_SYSENTER, why_kernel}, {ZYDIS_MNEMONIC_SYSCALL, why_kernel},
+    {ZYDIS_MNEMONIC_RDTSC, why_values},    {ZYDIS_MNEMONIC_RDTSCP, why_values},
+    {ZYDIS_MNEMONIC_RDPMC, why_values},    {ZYDIS_MNEMONIC_CPUID, why_values},
+    {ZYDIS_MNEMONIC_RDRAND, why_values},   {ZYDIS_MNEMONIC_RDSEED, why_values},
 };
 
 /* Zydis' instruction sets that depend on nothing but the i386, or on a CPUID bit. word: 0 leaf 1's
@@ -67,10 +57,12 @@ static const struct {
 };
 
 static bool announced(const struct insn *in, const struct cpu_model *model) {
-    static const ZydisDecoder decoder = {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_32,
-                                         .stack_width = ZYDIS_STACK_WIDTH_32};
+    static const ZydisDecoder decoders[2] = {
+        {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_16, .stack_width = ZYDIS_STACK_WIDTH_16},
+        {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_32, .stack_width = ZYDIS_STACK_WIDTH_32}};
+    const ZydisDecoder *decoder = &decoders[insn_was_code32(in)];
     ZydisDecodedInstruction zi;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, in->bytes, in->length, &zi)))
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, NULL, in->bytes, in->length, &zi)))
         return false;
     for (unsigned i = 0; i < ARRAY_LEN(announced_sets); i++)
         if (announced_sets[i].isa_set == zi.meta.isa_set) {
@@ -90,20 +82,12 @@ void fuzz_add_host_features(struct cpu_model *model) {
         model->x1_ecx |= ecx & (BIT(5) | BIT(6));
 }
 
-static bool far_transfer(const struct insn *in) {
-    if (in->map != 0)
-        return false;
-    u8 reg = in->modrm >> 3 & 7;
-    return in->opcode == 0x9a || in->opcode == 0xea || in->opcode == 0xca || in->opcode == 0xcb ||
-           (in->opcode == 0xff && (reg == 3 || reg == 5));
-}
-
 const char *fuzz_excluded(const struct insn *in, const struct cpu_model *model) {
     for (unsigned i = 0; i < ARRAY_LEN(exclusions); i++)
         if (exclusions[i].mnemonic == in->mnemonic)
             return exclusions[i].why;
-    if (far_transfer(in))
-        return why_cs;
+    if (in->mnemonic == ZYDIS_MNEMONIC_INT && (u8)in->imm == 0x80)
+        return why_kernel;
     if (in->rep && in->mnemonic == ZYDIS_MNEMONIC_BSF)
         return model->f7_ebx & BIT(3) ? NULL : why_newer;
     if (in->rep && in->mnemonic == ZYDIS_MNEMONIC_BSR)
@@ -111,6 +95,11 @@ const char *fuzz_excluded(const struct insn *in, const struct cpu_model *model) 
     if (in->map == 1 && in->opcode == 0x0d && in->modrm >= 0xc0)
         return why_0d;
     return announced(in, model) ? NULL : why_feature;
+}
+
+bool fuzz_decode(const struct fuzz_case *c, u32 at, struct insn *out) {
+    return at < c->code_bytes &&
+           insn_decode(out, c->code + at, INSN_MAX_BYTES, !c->code16, !c->stack16) == INSN_OK;
 }
 
 /* ---- Enumeration ---- */

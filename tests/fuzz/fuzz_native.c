@@ -34,7 +34,7 @@ struct session {
     struct fuzz_native *native;
     struct fuzz_guest *guest[FUZZ_ENGINES];
     struct fuzz_result *result[FUZZ_ENGINES];
-    u64 run, skipped, undefined_differs, differences[FUZZ_ENGINES];
+    u64 run, left_out[FUZZ_LEFT_REASONS], undefined_differs, differences[FUZZ_ENGINES];
     unsigned failures;
 };
 
@@ -58,7 +58,7 @@ static void run_cases(struct session *s, unsigned count) {
         if (cases[i].skip)
             continue;
         fuzz_guest_run(s->guest[FUZZ_INTERP], &cases[i], template, r);
-        cases[i].skip = r->end == FUZZ_TIMEOUT;
+        cases[i].skip = cases[i].left_out != FUZZ_LEFT_NOT;
     }
     fuzz_native_start(s->native, count);
     for (unsigned i = 0; i < count && s->guest[FUZZ_BT]; i++)
@@ -195,7 +195,7 @@ static void count_case(struct session *s, unsigned i) {
     const struct fuzz_result *n = &fuzz_native_results(s->native)[i];
     struct fuzz_form *f = &fuzz_form[c->form];
     if (c->skip) {
-        s->skipped++;
+        s->left_out[c->left_out]++;
         f->skipped++;
         return;
     }
@@ -240,6 +240,22 @@ static bool too_many(const struct session *s) {
     return s->differences[FUZZ_INTERP] + s->differences[FUZZ_BT] >= 1000 * (1ull + s->o.keep_going);
 }
 
+static const char *const left_out_names[FUZZ_LEFT_REASONS] = {
+    [FUZZ_LEFT_EMPTY] = "no encoding of the form was found",
+    [FUZZ_LEFT_STRAYS] = "runs into the code of other cases or the middle of an instruction",
+    [FUZZ_LEFT_LONG] = "runs on",
+    [FUZZ_LEFT_64BIT] = "enters 64-bit code",
+    [FUZZ_LEFT_TASK] = "IRET with NT: long mode has no task switches",
+    [FUZZ_LEFT_MOVS] = "REP MOVS that this host is known to get wrong",
+};
+
+static void print_left_out(const struct session *s, FILE *out) {
+    for (unsigned i = 0; i < FUZZ_LEFT_REASONS; i++)
+        if (s->left_out[i])
+            fprintf(out, "fuzz_native: left out: %llu cases: %s\n",
+                    (unsigned long long)s->left_out[i], left_out_names[i]);
+}
+
 static void run_all(struct session *s) {
     double start = now();
     for (u64 at = 0; at < s->o.cases && !too_many(s); at += FUZZ_BATCH) {
@@ -248,10 +264,10 @@ static void run_all(struct session *s) {
             break;
     }
     double seconds = now() - start;
-    printf("fuzz_native: seed %llu: %llu cases of %u forms in %.1f s (%.0f a second), %llu left "
-           "out\n",
+    printf("fuzz_native: seed %llu: %llu cases of %u forms in %.1f s (%.0f a second)\n",
            (unsigned long long)s->o.seed, (unsigned long long)s->run, fuzz_forms, seconds,
-           (double)s->run / seconds, (unsigned long long)s->skipped);
+           (double)s->run / seconds);
+    print_left_out(s, stdout);
     printf("fuzz_native: undefined flags alone differ in %llu cases\n",
            (unsigned long long)s->undefined_differs);
     for (unsigned e = 0; e < FUZZ_ENGINES; e++)
@@ -285,10 +301,11 @@ static void usage(void) {
 }
 
 static void parse(struct options *o, int argc, char **argv) {
-    static const struct option names[] = {
-        {"cases", 1, 0, 'n'},      {"seed", 1, 0, 's'},     {"engines", 1, 0, 'e'},
-        {"case", 1, 0, 'k'},       {"coverage", 1, 0, 'c'}, {"seconds", 1, 0, 't'},
-        {"keep-going", 1, 0, 'g'}, {"cpu", 1, 0, 'p'},      {0, 0, 0, 0}};
+    static const struct option names[] = {{"cases", 1, 0, 'n'},         {"seed", 1, 0, 's'},
+                                          {"engines", 1, 0, 'e'},       {"case", 1, 0, 'k'},
+                                          {"coverage", 1, 0, 'c'},      {"seconds", 1, 0, 't'},
+                                          {"keep-going", 1, 0, 'g'},    {"cpu", 1, 0, 'p'},
+                                          {"all-alignment", 0, 0, 'a'}, {0, 0, 0, 0}};
     int option;
     *o = (struct options){.cases = 1000000, .seed = 1, .engine = {true, true}, .keep_going = 10};
     while ((option = getopt_long(argc, argv, "", names, NULL)) != -1)
@@ -318,6 +335,9 @@ static void parse(struct options *o, int argc, char **argv) {
             break;
         case 'p':
             o->cpu = optarg;
+            break;
+        case 'a':
+            fuzz_all_alignment = true;
             break;
         default:
             usage();

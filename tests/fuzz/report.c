@@ -67,7 +67,7 @@ static void print_code(const struct fuzz_case *c) {
         char text[160] = "(invalid)";
         const u8 *at = c->code + c->insn_start[i];
         unsigned n = c->insn_start[i + 1] - c->insn_start[i];
-        if (insn_decode(&in, at, n, true, true) == INSN_OK)
+        if (fuzz_decode(c, c->insn_start[i], &in))
             insn_format(&in, c->entry + c->insn_start[i], text, sizeof text);
         printf("  %08x  %-42s ", c->entry + c->insn_start[i], text);
         print_bytes(at, n);
@@ -91,7 +91,9 @@ void fuzz_print_case(const struct fuzz_case *c) {
     printf(" input:\n ");
     for (unsigned i = 0; i < 8; i++)
         printf(" %s %08x", gpr_names[i], c->gpr[i]);
-    printf("\n  eflags %08x fs %02x gs %02x\n", c->eflags, c->fs, c->gs);
+    printf("\n  eflags %08x es %02x cs %02x ss %02x ds %02x fs %02x gs %02x%s\n", c->eflags,
+           c->seg[SEG_ES], c->seg[SEG_CS], c->seg[SEG_SS], c->seg[SEG_DS], c->seg[SEG_FS],
+           c->seg[SEG_GS], c->code16 ? ", 16-bit code" : "");
     for (unsigned i = 0; i < c->patches; i++)
         printf("  [%08x] = %08x\n",
                fuzz_page_lin[c->patch[i].offset / PAGE_BYTES] + c->patch[i].offset % PAGE_BYTES,

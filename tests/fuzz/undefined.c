@@ -89,15 +89,14 @@ u32 fuzz_case_undefined(const struct fuzz_case *c) {
     struct insn in;
     u32 flags = 0;
     for (unsigned i = 0; i < c->insns; i++)
-        if (insn_decode(&in, c->code + c->insn_start[i], 15, true, true) == INSN_OK)
+        if (fuzz_decode(c, c->insn_start[i], &in))
             flags |= fuzz_undefined_flags(&in);
     return flags;
 }
 
 void fuzz_note_undefined(const struct fuzz_case *c, const struct fuzz_result *native) {
     struct insn in;
-    if (!c->lone || native->end != FUZZ_DONE ||
-        insn_decode(&in, c->code, 15, true, true) != INSN_OK)
+    if (!c->lone || native->end != FUZZ_DONE || !fuzz_decode(c, 0, &in))
         return;
     int row = find(in.mnemonic);
     u32 flags = fuzz_undefined_flags(&in);

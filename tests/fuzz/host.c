@@ -1,0 +1,66 @@
+/*
+ * host.c: which CPU the host has, and what follows from it.
+ */
+#include "fuzz.h"
+
+#include <cpuid.h>
+
+/* Family and model: SDM volume 2, "CPUID-CPU Identification", figure 3-6. */
+struct fuzz_host fuzz_host_cpu(void) {
+    struct fuzz_host h = {.vendor = ""};
+    u32 eax = 0, ebx = 0, ecx = 0, edx = 0;
+    __get_cpuid(0, &eax, &ebx, &ecx, &edx);
+    memcpy(h.vendor, &ebx, 4);
+    memcpy(h.vendor + 4, &edx, 4);
+    memcpy(h.vendor + 8, &ecx, 4);
+    __get_cpuid(1, &eax, &ebx, &ecx, &edx);
+    h.family = eax >> 8 & 0xf;
+    h.model = eax >> 4 & 0xf;
+    if (h.family == 0xf || h.family == 6)
+        h.model |= eax >> 12 & 0xf0;
+    if (h.family == 0xf)
+        h.family += eax >> 20 & 0xff;
+    h.under_hypervisor = ecx >> 31;
+    return h;
+}
+
+bool fuzz_host_is_amd(unsigned family) {
+    static int known = -1; /* asked once per comparison */
+    static unsigned is_family;
+    if (known < 0) {
+        struct fuzz_host h = fuzz_host_cpu();
+        known = !strcmp(h.vendor, "AuthenticAMD");
+        is_family = h.family;
+    }
+    return known && is_family == family;
+}
+
+bool fuzz_host_has_umip(void) {
+    u32 eax, ebx, ecx = 0, edx;
+    return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ecx & BIT(2));
+}
+
+/* Intel's FOP and FDP are those of the last unmasked exception on some processors (CPUID.7.EBX[6]),
+ * AMD's FXSAVE and FXRSTOR leave all three out unless an exception is pending or CPUID
+ * 80000008h.EBX[2] says otherwise (APM volume 2, 11.4.4 "Saving Media and x87 State"). */
+bool fuzz_host_keeps_pointers(void) {
+    static int known = -1;
+    u32 eax, ebx = 0, ecx, edx;
+    if (known < 0)
+        known = !strcmp(fuzz_host_cpu().vendor, "AuthenticAMD") &&
+                __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) && (ebx & BIT(2));
+    return known;
+}
+
+bool fuzz_kernel_emulates(u16 mnemonic) {
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_SGDT:
+    case ZYDIS_MNEMONIC_SIDT:
+    case ZYDIS_MNEMONIC_SLDT:
+    case ZYDIS_MNEMONIC_STR:
+    case ZYDIS_MNEMONIC_SMSW:
+        return true;
+    default:
+        return false;
+    }
+}
