@@ -141,8 +141,8 @@ static void put_prefixes(struct gen *g, struct encoding *e, const struct fuzz_fo
         list[n++] = 0xf0;
     if (f->map == 0 && !f->prefix && wanted(g, VARIANT_REPEAT, string ? 2 : 40))
         list[n++] = one_in(g, 2) ? 0xf2 : 0xf3;
-    if (wanted(g, VARIANT_SIZE, 60))
-        list[n++] = f->prefix && f->prefix != 0x66 ? f->prefix : 0x66;
+    if (wanted(g, VARIANT_SIZE, g->c->code16 ? 4 : 60))
+        list[n++] = f->prefix && f->prefix != 0x66 && one_in(g, 2) ? f->prefix : 0x66;
     for (unsigned i = n; i > 1; i--) {
         unsigned k = below(g, i);
         u8 swap = list[i - 1];

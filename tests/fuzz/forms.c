@@ -56,20 +56,40 @@ static const struct {
     {ZYDIS_ISA_SET_ADOX_ADCX, 3, 19},    {ZYDIS_ISA_SET_SSE4A, 4, 6},
 };
 
+/* Zydis' sets whose CPUID bits no CPU model has, by the beginnings of their names. */
+static const char *const absent_sets[] = {
+    /* clang-format off */
+    "AVX", "FMA", "F16C", "BMI", "TBM", "XOP", "AMD3DNOW", "SHA", "GFNI", "VAES", "VPCLMUL",
+    "VTX", "SVM", "SMX", "CET", "PKU", "XSAVE", "TSX", "RTM", "CLWB", "CLFLUSHOPT", "CLZERO",
+    "MOVDIR", "RDPID", "RDPRU", "RDSEED", "RDRAND", "MONITOR", "WAITPKG", "SGX", "ENQCMD",
+    "SERIALIZE", "HRESET", "KEYLOCKER", "PCONFIG", "INVPCID", "SMAP", "MCOMMIT", "SNP",
+    "PREFETCHWT1", "PADLOCK", "TDX", "RDTSCP", "AMD_INVLPGB", "AMD", "VMFUNC", "RDPMC", "LWP",
+    "PT"
+    /* clang-format on */
+};
+
+enum fuzz_announcement fuzz_announcement(const ZydisDecodedInstruction *zi,
+                                         const struct cpu_model *model) {
+    const u32 words[] = {model->f1_edx, model->f1_ecx, ~0u, model->f7_ebx, model->x1_ecx};
+    for (unsigned i = 0; i < ARRAY_LEN(announced_sets); i++)
+        if (announced_sets[i].isa_set == zi->meta.isa_set)
+            return words[announced_sets[i].word] >> announced_sets[i].bit & 1 ? FUZZ_ANNOUNCED
+                                                                              : FUZZ_NOT_ANNOUNCED;
+    const char *name = ZydisISASetGetString(zi->meta.isa_set);
+    for (unsigned i = 0; i < ARRAY_LEN(absent_sets); i++)
+        if (!strncmp(name, absent_sets[i], strlen(absent_sets[i])))
+            return FUZZ_NOT_ANNOUNCED;
+    return FUZZ_UNKNOWN_SET;
+}
+
 static bool announced(const struct insn *in, const struct cpu_model *model) {
     static const ZydisDecoder decoders[2] = {
         {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_16, .stack_width = ZYDIS_STACK_WIDTH_16},
         {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_32, .stack_width = ZYDIS_STACK_WIDTH_32}};
     const ZydisDecoder *decoder = &decoders[insn_was_code32(in)];
     ZydisDecodedInstruction zi;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, NULL, in->bytes, in->length, &zi)))
-        return false;
-    for (unsigned i = 0; i < ARRAY_LEN(announced_sets); i++)
-        if (announced_sets[i].isa_set == zi.meta.isa_set) {
-            const u32 words[] = {model->f1_edx, model->f1_ecx, ~0u, model->f7_ebx, model->x1_ecx};
-            return words[announced_sets[i].word] >> announced_sets[i].bit & 1;
-        }
-    return false;
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, NULL, in->bytes, in->length, &zi)) &&
+           fuzz_announcement(&zi, model) == FUZZ_ANNOUNCED;
 }
 
 void fuzz_add_host_features(struct cpu_model *model) {

@@ -171,6 +171,13 @@ void fuzz_forms_enumerate(const struct cpu_model *model);
 void fuzz_add_host_features(struct cpu_model *model);
 /* NULL when the instruction may be generated, or why not. */
 const char *fuzz_excluded(const struct insn *in, const struct cpu_model *model);
+enum fuzz_announcement {
+    FUZZ_ANNOUNCED,
+    FUZZ_NOT_ANNOUNCED, /* its CPUID bit is clear in the model, or in all models */
+    FUZZ_UNKNOWN_SET    /* nobody has said so: an omission */
+};
+enum fuzz_announcement fuzz_announcement(const ZydisDecodedInstruction *zi,
+                                         const struct cpu_model *model);
 /* The excluded encodings by reason. */
 void fuzz_print_excluded(FILE *out);
 
@@ -288,6 +295,16 @@ void fuzz_print_case(const struct fuzz_case *c);
 void fuzz_print_results(const struct fuzz_case *c, const struct fuzz_result *native,
                         const struct fuzz_result *engine, const char *engine_name);
 void fuzz_print_memory(const u8 *native, const u8 *engine);
+/* ---- Coverage (coverage.c) ---- */
+/* Finds all that there is to cover. */
+void fuzz_cover_universe(const struct cpu_model *model);
+/* Counts a lone case. */
+void fuzz_cover_case(const struct fuzz_case *c, const struct fuzz_result *native);
+void fuzz_print_table(FILE *out);
+/* Prints what was neither executed nor left out for a reason, and reasons that do not hold. Returns
+ * their number. */
+unsigned fuzz_check_coverage(void);
+
 /* All forms with their cases and outcomes. */
 void fuzz_print_coverage(FILE *out);
 

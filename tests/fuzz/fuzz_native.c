@@ -22,7 +22,7 @@ static const char *const engine_names[FUZZ_ENGINES] = {"interp", "bt"};
 
 struct options {
     u64 cases, seed, only;
-    bool one, engine[FUZZ_ENGINES];
+    bool one, check, engine[FUZZ_ENGINES];
     unsigned keep_going; /* differences that are reported before it ends */
     double seconds;
     const char *coverage, *cpu;
@@ -205,6 +205,8 @@ static void count_case(struct session *s, unsigned i) {
     if (n->end == FUZZ_FAULT)
         f->fault[n->vector & 31]++;
     fuzz_note_undefined(c, n);
+    if (s->o.check || s->o.coverage)
+        fuzz_cover_case(c, n);
 }
 
 static void run_batch(struct session *s, u64 first, unsigned count) {
@@ -286,6 +288,7 @@ static void write_coverage(const char *path) {
     }
     fuzz_print_undefined(out);
     fuzz_print_tolerated(out);
+    fuzz_print_table(out);
     fuzz_print_coverage(out);
     fuzz_print_excluded(out);
     fclose(out);
@@ -301,11 +304,17 @@ static void usage(void) {
 }
 
 static void parse(struct options *o, int argc, char **argv) {
-    static const struct option names[] = {{"cases", 1, 0, 'n'},         {"seed", 1, 0, 's'},
-                                          {"engines", 1, 0, 'e'},       {"case", 1, 0, 'k'},
-                                          {"coverage", 1, 0, 'c'},      {"seconds", 1, 0, 't'},
-                                          {"keep-going", 1, 0, 'g'},    {"cpu", 1, 0, 'p'},
-                                          {"all-alignment", 0, 0, 'a'}, {0, 0, 0, 0}};
+    static const struct option names[] = {{"cases", 1, 0, 'n'},
+                                          {"seed", 1, 0, 's'},
+                                          {"engines", 1, 0, 'e'},
+                                          {"case", 1, 0, 'k'},
+                                          {"coverage", 1, 0, 'c'},
+                                          {"seconds", 1, 0, 't'},
+                                          {"keep-going", 1, 0, 'g'},
+                                          {"cpu", 1, 0, 'p'},
+                                          {"all-alignment", 0, 0, 'a'},
+                                          {"check", 0, 0, 'h'},
+                                          {0, 0, 0, 0}};
     int option;
     *o = (struct options){.cases = 1000000, .seed = 1, .engine = {true, true}, .keep_going = 10};
     while ((option = getopt_long(argc, argv, "", names, NULL)) != -1)
@@ -339,6 +348,9 @@ static void parse(struct options *o, int argc, char **argv) {
         case 'a':
             fuzz_all_alignment = true;
             break;
+        case 'h':
+            o->check = true;
+            break;
         default:
             usage();
         }
@@ -356,6 +368,8 @@ static bool open_session(struct session *s) {
     if (!s->o.engine[FUZZ_BT])
         fuzz_add_host_features(&s->model);
     fuzz_forms_enumerate(&s->model);
+    if (s->o.check || s->o.coverage)
+        fuzz_cover_universe(&s->model);
     s->native = fuzz_native_create(FUZZ_BATCH, &why);
     if (!s->native) {
         fprintf(stderr, "fuzz_native: cannot run natively: %s\n", why);
@@ -381,11 +395,12 @@ int main(int argc, char **argv) {
         run_all(&s);
     if (s.o.coverage)
         write_coverage(s.o.coverage);
+    unsigned uncovered = s.o.check && !s.o.one ? fuzz_check_coverage() : 0;
     u64 differences = s.differences[FUZZ_INTERP] + s.differences[FUZZ_BT];
     for (unsigned e = 0; e < FUZZ_ENGINES; e++) {
         fuzz_guest_destroy(s.guest[e]);
         free(s.result[e]);
     }
     fuzz_native_destroy(s.native);
-    return differences ? 1 : 0;
+    return differences || uncovered ? 1 : 0;
 }

@@ -49,7 +49,7 @@ u32 gen_target16(struct gen *g, u32 base) {
     u32 page = fuzz_page_lin[below(g, FUZZ_PAGES)];
     for (unsigned attempt = 0; attempt < 20 && page - base >= 0x10000; attempt++)
         page = fuzz_page_lin[below(g, FUZZ_PAGES)];
-    return page + below(g, PAGE_BYTES);
+    return page + (below(g, PAGE_BYTES) & (one_in(g, 3) ? ~0u : ~15u));
 }
 
 void gen_pin(struct gen *g, unsigned reg, u32 value) {
