@@ -238,7 +238,7 @@ static bool repeatable(u8 map, u8 opcode) {
            (opcode >= 0xa4 && opcode <= 0xaf);
 }
 
-void fuzz_forms_enumerate(const struct cpu_model *model) {
+void fuzz_forms_enumerate(const struct cpu_model *model, const char *without) {
     static const u8 prefixes[] = {0, 0x66, 0xf2, 0xf3};
     static const u8 not_opcodes[] = {0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64,
                                      0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
@@ -252,4 +252,9 @@ void fuzz_forms_enumerate(const struct cpu_model *model) {
             for (unsigned p = 0; p < (repeatable((u8)map, (u8)opcode) ? 4 : 2); p++)
                 enumerate_opcode(model, prefixes[p], (u8)map, (u8)opcode);
         }
+    unsigned kept = 0;
+    for (unsigned i = 0; i < fuzz_forms; i++)
+        if (!without || strcmp(insn_mnemonic_name(fuzz_form[i].mnemonic), without))
+            fuzz_form[kept++] = fuzz_form[i];
+    fuzz_forms = kept;
 }

@@ -164,8 +164,9 @@ struct fuzz_form {
 };
 extern struct fuzz_form fuzz_form[];
 extern unsigned fuzz_forms;
-/* Finds all forms that the model announces. */
-void fuzz_forms_enumerate(const struct cpu_model *model);
+/* Finds all forms that the model announces; those of the mnemonic `without` (or NULL) are
+ * forgotten, to see that it is noticed. */
+void fuzz_forms_enumerate(const struct cpu_model *model, const char *without);
 /* Announces what no CPU model does but the interpreter can run on this host: TZCNT, LZCNT, ADX,
  * AES, PCLMULQDQ, SSE4A. */
 void fuzz_add_host_features(struct cpu_model *model);
@@ -206,9 +207,6 @@ struct fuzz_host {
 struct fuzz_host fuzz_host_cpu(void);
 bool fuzz_host_is_amd(unsigned family);
 bool fuzz_host_has_umip(void);
-/* FXSAVE and FNSAVE hold the pointers of the last x87 instruction whether or not an exception is
- * pending. */
-bool fuzz_host_keeps_pointers(void);
 /* SGDT, SIDT, SLDT, STR, SMSW: with UMIP the host's kernel may do them. */
 bool fuzz_kernel_emulates(u16 mnemonic);
 
@@ -245,8 +243,9 @@ u64 fuzz_memory_hash(u8 *scratch, const u8 *template, const struct fuzz_case *c)
 
 /* ---- The native engine (native.c) ---- */
 struct fuzz_native;
-/* NULL with a reason where the host does not allow it. */
-struct fuzz_native *fuzz_native_create(unsigned max_cases, const char **why);
+/* NULL with a reason where the host does not allow it. Without ldt, as where modify_ldt is refused.
+ */
+struct fuzz_native *fuzz_native_create(unsigned max_cases, bool ldt, const char **why);
 void fuzz_native_destroy(struct fuzz_native *n);
 /* Shared with the child; the caller fills them. */
 struct fuzz_case *fuzz_native_cases(struct fuzz_native *n);
@@ -290,6 +289,7 @@ enum fuzz_difference {
 };
 u32 fuzz_compare(const struct fuzz_case *c, const struct fuzz_result *a,
                  const struct fuzz_result *b);
+bool fuzz_fx_differs(const struct fuzz_result *a, const struct fuzz_result *b);
 /* Disassembly, input and the fields that differ. */
 void fuzz_print_case(const struct fuzz_case *c);
 void fuzz_print_results(const struct fuzz_case *c, const struct fuzz_result *native,

@@ -22,10 +22,10 @@ static const char *const engine_names[FUZZ_ENGINES] = {"interp", "bt"};
 
 struct options {
     u64 cases, seed, only;
-    bool one, check, engine[FUZZ_ENGINES];
+    bool one, check, no_ldt, engine[FUZZ_ENGINES];
     unsigned keep_going; /* differences that are reported before it ends */
     double seconds;
-    const char *coverage, *cpu;
+    const char *coverage, *cpu, *without;
 };
 
 struct session {
@@ -351,6 +351,12 @@ static void parse(struct options *o, int argc, char **argv) {
         case 'h':
             o->check = true;
             break;
+        case 'w':
+            o->without = optarg;
+            break;
+        case 'l':
+            o->no_ldt = true;
+            break;
         default:
             usage();
         }
@@ -367,14 +373,21 @@ static bool open_session(struct session *s) {
     }
     if (!s->o.engine[FUZZ_BT])
         fuzz_add_host_features(&s->model);
-    fuzz_forms_enumerate(&s->model);
+    fuzz_forms_enumerate(&s->model, s->o.without);
     if (s->o.check || s->o.coverage)
         fuzz_cover_universe(&s->model);
-    s->native = fuzz_native_create(FUZZ_BATCH, &why);
+    s->native = fuzz_native_create(FUZZ_BATCH, !s->o.no_ldt, &why);
     if (!s->native) {
         fprintf(stderr, "fuzz_native: cannot run natively: %s\n", why);
         return false;
     }
+    if (!fuzz_has_ldt())
+        printf("fuzz_native: left out: all segments but the flat ones, and 16-bit code: no "
+               "modify_ldt here\n");
+    else if (!fuzz_has_16bit())
+        printf("fuzz_native: left out: 16-bit segments: modify_ldt refuses them here\n");
+    if (!fuzz_has_low())
+        printf("fuzz_native: left out: pages below 64 KiB: vm.mmap_min_addr\n");
     for (unsigned e = 0; e < FUZZ_ENGINES; e++) {
         s->result[e] = aligned_alloc(64, FUZZ_BATCH * sizeof *s->result[e]);
         memset(s->result[e], 0, FUZZ_BATCH * sizeof *s->result[e]);

@@ -40,18 +40,6 @@ bool fuzz_host_has_umip(void) {
     return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ecx & BIT(2));
 }
 
-/* Intel's FOP and FDP are those of the last unmasked exception on some processors (CPUID.7.EBX[6]),
- * AMD's FXSAVE and FXRSTOR leave all three out unless an exception is pending or CPUID
- * 80000008h.EBX[2] says otherwise (APM volume 2, 11.4.4 "Saving Media and x87 State"). */
-bool fuzz_host_keeps_pointers(void) {
-    static int known = -1;
-    u32 eax, ebx = 0, ecx, edx;
-    if (known < 0)
-        known = !strcmp(fuzz_host_cpu().vendor, "AuthenticAMD") &&
-                __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) && (ebx & BIT(2));
-    return known;
-}
-
 bool fuzz_kernel_emulates(u16 mnemonic) {
     switch (mnemonic) {
     case ZYDIS_MNEMONIC_SGDT:

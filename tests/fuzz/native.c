@@ -352,7 +352,7 @@ static void *shared(size_t bytes, int *fd) {
     return p == MAP_FAILED ? NULL : p;
 }
 
-struct fuzz_native *fuzz_native_create(unsigned max_cases, const char **why) {
+struct fuzz_native *fuzz_native_create(unsigned max_cases, bool ldt, const char **why) {
     static struct fuzz_native native;
     struct fuzz_native *n = &native;
     *n = (struct fuzz_native){.max_cases = max_cases, .to_child = -1, .from_child = -1};
@@ -369,7 +369,8 @@ struct fuzz_native *fuzz_native_create(unsigned max_cases, const char **why) {
     if (!n->scratch || !n->code || !n->control || !n->cases || !n->results)
         return NULL;
     memset(n->code + FUZZ_HALTS, 0xf4, PAGE_BYTES);
-    probe_ldt();
+    if (ldt)
+        probe_ldt();
     *why = "no memory below 4 GiB";
     if (!spawn(n)) {
         fuzz_native_destroy(n);

@@ -5,15 +5,31 @@
 
 #define COMPARED_FLAGS (F_ARITH | F_DF | F_TF | F_NT | F_AC | F_ID | F_IF)
 
-/* FX image without reserved bytes and x87 pointers: whether the latter are kept depends on the
- * processor (CPUID.7.EBX[6] and [13], AMD's 80000008h.EBX[2]). */
+/* The x87 pointers count while an unmasked exception is pending: without one, processors may keep
+ * those of the last exception (CPUID.7.EBX[6]), and AMD's FXSAVE may leave them out (APM volume 2,
+ * 11.4.4 "Saving Media and x87 State"). The data pointer counts after a memory operand: SDM volume
+ * 1, 8.1.8 "x87 FPU Instruction and Data (Operand) Pointers". Not their selectors, which are lost
+ * whenever the host's kernel switches processes. */
+static bool pointers_equal(const u8 *a, const u8 *b) {
+    const u8 summary = 0x80;
+    bool memory = a[6] < 0xc0;
+    return !(a[2] & summary) ||
+           (!memcmp(a + 6, b + 6, 6) && (!memory || !memcmp(a + 16, b + 16, 4)));
+}
+
+/* FX image without reserved bytes. */
 static bool fx_equal(const u8 *a, const u8 *b) {
-    if (memcmp(a, b, 5) || memcmp(a + 24, b + 24, 4) || memcmp(a + 160, b + 160, 128))
+    if (memcmp(a, b, 5) || memcmp(a + 24, b + 24, 4) || memcmp(a + 160, b + 160, 128) ||
+        !pointers_equal(a, b))
         return false;
     for (unsigned i = 0; i < 8; i++)
         if (memcmp(a + 32 + 16 * i, b + 32 + 16 * i, 10))
             return false;
     return true;
+}
+
+bool fuzz_fx_differs(const struct fuzz_result *a, const struct fuzz_result *b) {
+    return !fx_equal(a->fx, b->fx);
 }
 
 /* Null selectors lose their RPL when the host's kernel returns to user mode: SDM volume 2, IRET. */
@@ -76,8 +92,8 @@ static void print_code(const struct fuzz_case *c) {
 }
 
 static void print_fx(const u8 *fx) {
-    printf("  fcw %04x fsw %04x ftw %02x mxcsr %08x\n", load16(fx), load16(fx + 2), fx[4],
-           load32(fx + 24));
+    printf("  fcw %04x fsw %04x ftw %02x fop %03x fip %08x fdp %08x mxcsr %08x\n", load16(fx),
+           load16(fx + 2), fx[4], load16(fx + 6), load32(fx + 8), load32(fx + 16), load32(fx + 24));
     for (unsigned i = 0; i < 8; i++)
         printf("  st%u %04x.%016llx  xmm%u %016llx.%016llx\n", i, load16(fx + 40 + 16 * i),
                (unsigned long long)load64(fx + 32 + 16 * i), i,
