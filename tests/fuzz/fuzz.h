@@ -207,6 +207,10 @@ struct fuzz_host {
 struct fuzz_host fuzz_host_cpu(void);
 bool fuzz_host_is_amd(unsigned family);
 bool fuzz_host_has_umip(void);
+/* Undefined flags are the interpreter's: hosts/ has the record. */
+bool fuzz_host_is_recorded(void);
+/* Name of its record: vendor-family-model.txt. */
+void fuzz_host_record_name(char *out, size_t bytes);
 /* SGDT, SIDT, SLDT, STR, SMSW: with UMIP the host's kernel may do them. */
 bool fuzz_kernel_emulates(u16 mnemonic);
 
@@ -232,6 +236,10 @@ u32 fuzz_case_undefined(const struct fuzz_case *c);
 /* Records what the host did with them: lone instructions that ended. */
 void fuzz_note_undefined(const struct fuzz_case *c, const struct fuzz_result *native);
 void fuzz_print_undefined(FILE *out);
+/* The same as a record for hosts/, and the comparison with the one that is there: the number of
+ * lines that differ. */
+void fuzz_print_record(FILE *out);
+unsigned fuzz_check_record(const char *directory);
 
 /* ---- Memory (memory.c) ---- */
 /* These bytes are not compared from here on. */

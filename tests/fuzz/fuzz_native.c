@@ -2,12 +2,16 @@
  * fuzz_native.c: the differential fuzzer: generated cases on the host CPU, in the interpreter and
  * translated must end in the same state.
  *
- *   fuzz_native [--cases N] [--seed S] [--engines interp,bt] [--case K] [--coverage FILE]
- *               [--seconds T] [--keep-going N] [--cpu MODEL]
+ *   fuzz_native [--cases N] [--seed S] [--engines interp,bt] [--case K] [--seconds T]
+ *               [--keep-going N] [--cpu MODEL] [--coverage FILE] [--check] [--without MNEMONIC]
+ *               [--record FILE] [--hosts DIRECTORY] [--no-ldt] [--all-alignment]
  *
  * Without bt, instructions are added that no CPU model announces but the interpreter knows.
- * --case K runs and prints one case of the seed, made smaller when it fails. Exit status: 0 no
- * difference, 1 some, 77 the host cannot run cases natively.
+ * --case K runs and prints one case of the seed, made smaller when it fails. --check fails unless
+ * every form was executed or is left out for a reason; --without leaves a mnemonic out, to see that
+ * it does. --record writes what this CPU does with undefined flags, --hosts compares that with what
+ * is recorded. --no-ldt does without modify_ldt, --all-alignment sets EFLAGS.AC beside x87, SSE and
+ * far transfers, too. Exit status: 0 no difference, 1 some, 77 the host cannot run cases natively.
  */
 #include "fuzz.h"
 
@@ -25,7 +29,7 @@ struct options {
     bool one, check, no_ldt, engine[FUZZ_ENGINES];
     unsigned keep_going; /* differences that are reported before it ends */
     double seconds;
-    const char *coverage, *cpu, *without;
+    const char *coverage, *cpu, *without, *record, *hosts;
 };
 
 struct session {
@@ -280,41 +284,42 @@ static void run_all(struct session *s) {
     fuzz_print_tolerated(stdout);
 }
 
-static void write_coverage(const char *path) {
-    FILE *out = fopen(path, "w");
-    if (!out) {
-        perror(path);
-        return;
-    }
+static void print_all(FILE *out) {
     fuzz_print_undefined(out);
     fuzz_print_tolerated(out);
     fuzz_print_table(out);
     fuzz_print_coverage(out);
     fuzz_print_excluded(out);
+}
+
+static void write_file(const char *path, void (*print)(FILE *out)) {
+    FILE *out = path ? fopen(path, "w") : NULL;
+    if (path && !out)
+        perror(path);
+    if (!out)
+        return;
+    print(out);
     fclose(out);
 }
 
 /* ---- Start ---- */
 
 static void usage(void) {
-    fprintf(stderr, "usage: fuzz_native [--cases N] [--seed S] [--engines interp,bt] [--case K]\n"
-                    "                   [--coverage FILE] [--seconds T] [--keep-going N] "
-                    "[--cpu MODEL]\n");
+    fprintf(stderr,
+            "usage: fuzz_native [--cases N] [--seed S] [--engines interp,bt] [--case K]\n"
+            "                   [--seconds T] [--keep-going N] [--cpu MODEL] [--coverage FILE]\n"
+            "                   [--check] [--without MNEMONIC] [--record FILE] [--hosts DIR]\n"
+            "                   [--no-ldt] [--all-alignment]\n");
     exit(2);
 }
 
 static void parse(struct options *o, int argc, char **argv) {
-    static const struct option names[] = {{"cases", 1, 0, 'n'},
-                                          {"seed", 1, 0, 's'},
-                                          {"engines", 1, 0, 'e'},
-                                          {"case", 1, 0, 'k'},
-                                          {"coverage", 1, 0, 'c'},
-                                          {"seconds", 1, 0, 't'},
-                                          {"keep-going", 1, 0, 'g'},
-                                          {"cpu", 1, 0, 'p'},
-                                          {"all-alignment", 0, 0, 'a'},
-                                          {"check", 0, 0, 'h'},
-                                          {0, 0, 0, 0}};
+    static const struct option names[] = {
+        {"cases", 1, 0, 'n'},  {"seed", 1, 0, 's'},       {"engines", 1, 0, 'e'},
+        {"case", 1, 0, 'k'},   {"coverage", 1, 0, 'c'},   {"seconds", 1, 0, 't'},
+        {"cpu", 1, 0, 'p'},    {"keep-going", 1, 0, 'g'}, {"all-alignment", 0, 0, 'a'},
+        {"check", 0, 0, 'h'},  {"without", 1, 0, 'w'},    {"no-ldt", 0, 0, 'l'},
+        {"record", 1, 0, 'r'}, {"hosts", 1, 0, 'o'},      {0, 0, 0, 0}};
     int option;
     *o = (struct options){.cases = 1000000, .seed = 1, .engine = {true, true}, .keep_going = 10};
     while ((option = getopt_long(argc, argv, "", names, NULL)) != -1)
@@ -353,6 +358,12 @@ static void parse(struct options *o, int argc, char **argv) {
             break;
         case 'w':
             o->without = optarg;
+            break;
+        case 'r':
+            o->record = optarg;
+            break;
+        case 'o':
+            o->hosts = optarg;
             break;
         case 'l':
             o->no_ldt = true;
@@ -406,9 +417,10 @@ int main(int argc, char **argv) {
         report(&s, s.o.only);
     else
         run_all(&s);
-    if (s.o.coverage)
-        write_coverage(s.o.coverage);
+    write_file(s.o.coverage, print_all);
+    write_file(s.o.record, fuzz_print_record);
     unsigned uncovered = s.o.check && !s.o.one ? fuzz_check_coverage() : 0;
+    uncovered += s.o.hosts ? fuzz_check_record(s.o.hosts) : 0;
     u64 differences = s.differences[FUZZ_INTERP] + s.differences[FUZZ_BT];
     for (unsigned e = 0; e < FUZZ_ENGINES; e++) {
         fuzz_guest_destroy(s.guest[e]);

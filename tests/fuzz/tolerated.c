@@ -442,19 +442,32 @@ static bool loads_mxcsr_mm(const struct fuzz_case *c, const struct fuzz_result *
            (in.mnemonic == ZYDIS_MNEMONIC_LDMXCSR || in.mnemonic == ZYDIS_MNEMONIC_FXRSTOR);
 }
 
-/* The translator's DEVIATION: the data pointer of an operand in FS or GS that was loaded since. */
-static bool fdp_of_other_segment(const struct fuzz_case *c, const struct fuzz_result *native,
-                                 const struct fuzz_result *engine, u32 d) {
-    struct fuzz_result same = *engine;
+static bool loads_fs_gs(const struct insn *in) {
+    return in->op[0].type == OP_REG && in->op[0].reg_class == RC_SEG && in->op[0].reg >= SEG_FS;
+}
+static bool loads_control_word(const struct insn *in) {
+    return in->mnemonic == ZYDIS_MNEMONIC_FLDCW;
+}
+static bool any_insn(const struct fuzz_case *c, bool (*is)(const struct insn *in)) {
     struct insn in;
-    bool loads = false;
+    for (unsigned i = 0; i < c->insns; i++)
+        if (fuzz_decode(c, c->insn_start[i], &in) && is(&in))
+            return true;
+    return false;
+}
+
+/* The translator's DEVIATION: pointers from before FLDCW unmasked an exception are zero, and the
+ * data pointer of an operand in FS or GS that was loaded since has another base. */
+static bool pointers_lost(const struct fuzz_case *c, const struct fuzz_result *native,
+                          const struct fuzz_result *engine, u32 d) {
+    struct fuzz_result same = *engine;
+    bool none = !load16(same.fx + 6) && !load32(same.fx + 8) && !load32(same.fx + 16);
     if (d != FUZZ_DIFF_FX)
         return false;
     memcpy(same.fx + 16, native->fx + 16, 4);
-    for (unsigned i = 0; i < c->insns; i++)
-        loads |= fuzz_decode(c, c->insn_start[i], &in) && in.op[0].type == OP_REG &&
-                 in.op[0].reg_class == RC_SEG && in.op[0].reg >= SEG_FS;
-    return loads && !fuzz_fx_differs(native, &same);
+    if (none)
+        memcpy(same.fx + 6, native->fx + 6, 6);
+    return any_insn(c, none ? loads_control_word : loads_fs_gs) && !fuzz_fx_differs(native, &same);
 }
 
 /* ---- Before an instruction is executed ---- */
@@ -500,7 +513,7 @@ enum fuzz_left_out fuzz_host_differs(struct fuzz_case *c, const struct cpu *cpu,
 
 /* ---- The rules ---- */
 
-enum { CASE_CPU_NUMBER, CASE_SYSTEM, CASE_MM, CASE_UMIP, CASE_PARTS, CASE_FDP, CASE_RULES };
+enum { CASE_CPU_NUMBER, CASE_SYSTEM, CASE_MM, CASE_UMIP, CASE_PARTS, CASE_POINTERS, CASE_RULES };
 static struct {
     const char *name, *source;
     u64 cases;
@@ -515,7 +528,8 @@ static struct {
      "emulated by the host's kernel: Linux, arch/x86/kernel/umip.c", 0},
     {"parts of an operand across the end of the 64 KiB",
      "SDM volume 3, 5.3 \"Limit Checking\", as below; measured on AMD family 1Ah", 0},
-    {"x87 data pointer in FS or GS, reloaded since", "docs/deviations.md, src/bt/run.c", 0},
+    {"x87 pointers from before FLDCW, and in FS or GS reloaded since",
+     "docs/deviations.md, src/bt/run.c", 0},
 };
 
 static struct rule rules[] = {
@@ -574,8 +588,8 @@ static unsigned case_rule(const struct fuzz_case *c, const struct fuzz_result *n
         return CASE_MM;
     if (fuzz_host_is_amd(0x1a) && parts_wrap(c, engine))
         return CASE_PARTS;
-    if (fdp_of_other_segment(c, native, engine, d))
-        return CASE_FDP;
+    if (pointers_lost(c, native, engine, d))
+        return CASE_POINTERS;
     bool faults = native->end == FUZZ_FAULT || engine->end == FUZZ_FAULT;
     return faults && fuzz_host_has_umip() && emulated_store(c) ? CASE_UMIP : CASE_RULES;
 }
