@@ -325,9 +325,11 @@ static void translate_fp_operand(struct cpu *cpu, u32 eip) {
         (in.opcode & 0xf8) != 0xd8)
         return;
     store16(cpu->fx + FX_FOP, (u16)((in.opcode & 7) << 8 | in.modrm));
-    if (in.modrm < 0xc0 && (in.mem_seg == SEG_FS || in.mem_seg == SEG_GS)) /* others are flat */
-        store64(cpu->fx + FX_FDP, (load32(cpu->fx + FX_FDP) - cpu->seg[in.mem_seg].base) |
-                                      (u64)cpu->seg[in.mem_seg].selector << 32);
+    if (in.modrm >= 0xc0 || in.mem_seg > SEG_GS)
+        return;
+    const struct segment *seg = &cpu->seg[in.mem_seg];
+    u32 base = in.mem_seg >= SEG_FS ? seg->base : 0; /* others are flat */
+    store64(cpu->fx + FX_FDP, (load32(cpu->fx + FX_FDP) - base) | (u64)seg->selector << 32);
 }
 
 /* Turns the host's pointers at the last x87 instruction into the guest's: SDM volume 1, section

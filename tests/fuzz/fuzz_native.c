@@ -93,7 +93,7 @@ static void keep_if_fails(struct session *s, struct fuzz_case *c, const struct f
         *c = *smaller;
 }
 
-/* Instructions become NOPs, registers zero, the FX image plain, patches go. */
+/* Instructions become NOPs, registers zero, segments flat, the FX image plain, patches go. */
 static void minimise(struct session *s, struct fuzz_case *c) {
     struct fuzz_case t;
     for (unsigned i = 0; i < c->insns; i++) {
@@ -104,6 +104,12 @@ static void minimise(struct session *s, struct fuzz_case *c) {
     for (unsigned i = 0; i < 8; i++) {
         t = *c;
         t.gpr[i] = 0;
+        keep_if_fails(s, c, &t);
+    }
+    for (unsigned i = 0; i < 6; i++) { /* flat, but for CS, which its code was made for */
+        t = *c;
+        t.seg[i] = i == SEG_CS ? t.seg[i] : FUZZ_DS;
+        t.stack16 = !fuzz_is_32bit(t.seg[SEG_SS]);
         keep_if_fails(s, c, &t);
     }
     t = *c;

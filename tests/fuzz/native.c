@@ -10,6 +10,9 @@
 #include <asm/ldt.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -208,6 +211,20 @@ static void probe_ldt(void) {
     fuzz_segments_allow(allowed >= 1, allowed >= 2);
 }
 
+/* No case may call the host's kernel, whatever bytes it runs into: INT 80h, SYSENTER and SYSCALL of
+ * 32-bit code end the process, which is a difference. Kernels without seccomp go without. */
+static void child_fence(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = ARRAY_LEN(filter), .filter = filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
 static void child_load(const struct fuzz_case *c) {
     struct native_state *s = &fuzz_native_state;
     memcpy(s->fx, c->fx, sizeof s->fx);
@@ -279,6 +296,7 @@ _Noreturn static void child_main(struct fuzz_native *n, int from_parent, int to_
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     child_signals();
     char ok = child_memory(n) && child_ldt();
+    child_fence();
     if (write(to_parent, &ok, 1) != 1 || !ok)
         _exit(2);
     struct itimerval tick = {{0, TICK_US}, {0, TICK_US}}, off = {{0, 0}, {0, 0}};

@@ -364,6 +364,10 @@ static u32 far_return(const struct view *v, u32 d) {
     bool outer_read = (faulted(n, VEC_PF) && ((at - outer) & mask) < 2 * bytes) ||
                       (faulted(n, VEC_SS) && n->error == 0);
     bool low_rpl = faulted(e, VEC_GP);
+    /* Of two words, one misaligned and one beyond the end of a 16-bit stack. */
+    bool ends = (esp & mask) + own > 0x10000 && mask == 0xffff;
+    order |= ends && ((faulted(n, VEC_SS) && faulted(e, VEC_AC)) ||
+                      (faulted(n, VEC_AC) && faulted(e, VEC_SS)));
     return order || (low_rpl && outer_read) ? d & ~(u32)FUZZ_DIFF_FAULT : d;
 }
 
