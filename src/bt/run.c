@@ -313,15 +313,28 @@ static void learn_from_fault(struct bt *bt) {
 /* Offsets in the FXSAVE64 image: status word, last opcode, instruction and data pointer. */
 enum { FX_FSW = 2, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16 };
 
+/* Bytes of guest code at lin, up to the longest instruction, as far as they can be read. */
+static unsigned peek_code(struct cpu *cpu, u32 lin, u8 code[INSN_MAX_BYTES]) {
+    unsigned n = 0;
+    while (n < INSN_MAX_BYTES) {
+        unsigned part = MIN(INSN_MAX_BYTES - n, PAGE_BYTES - ((lin + n) & PAGE_OFFSET_MASK));
+        const u8 *from = mmu_host_pointer(cpu, lin + n, part, MMU_FETCH);
+        if (!from)
+            break;
+        memcpy(code + n, from, part);
+        n += part;
+    }
+    return n;
+}
+
 /* Opcode and operand of the x87 instruction at eip: the host's opcode has another ModRM byte, and
  * its address has the segment's base in it. Code that is gone leaves them as they are. */
 static void translate_fp_operand(struct cpu *cpu, u32 eip) {
-    u32 lin = cpu->seg[SEG_CS].base + eip;
-    unsigned n = MIN(INSN_MAX_BYTES, PAGE_BYTES - (lin & PAGE_OFFSET_MASK));
     bool code32 = cpu->seg[SEG_CS].attr & ATTR_DB, stack32 = cpu->seg[SEG_SS].attr & ATTR_DB;
-    const u8 *code = mmu_host_pointer(cpu, lin, n, MMU_FETCH);
+    u8 code[INSN_MAX_BYTES];
+    unsigned n = peek_code(cpu, cpu->seg[SEG_CS].base + eip, code);
     struct insn in;
-    if (!code || insn_decode(&in, code, n, code32, stack32) != INSN_OK || in.map != 0 ||
+    if (insn_decode(&in, code, n, code32, stack32) != INSN_OK || in.map != 0 ||
         (in.opcode & 0xf8) != 0xd8)
         return;
     store16(cpu->fx + FX_FOP, (u16)((in.opcode & 7) << 8 | in.modrm));

@@ -361,8 +361,9 @@ static u32 far_return(const struct view *v, u32 d) {
     u32 at = (n->cr2 - base) & mask;
     bool order = faulted(n, VEC_PF) && faulted(e, VEC_PF) && n->error == e->error &&
                  ((at - esp) & mask) < own && ((e->cr2 - base - esp) & mask) < own;
+    bool misaligned = faulted(n, VEC_AC) && ((outer + base) & (bytes - 1));
     bool outer_read = (faulted(n, VEC_PF) && ((at - outer) & mask) < 2 * bytes) ||
-                      (faulted(n, VEC_SS) && n->error == 0);
+                      (faulted(n, VEC_SS) && n->error == 0) || misaligned;
     bool low_rpl = faulted(e, VEC_GP);
     /* Of two words, one misaligned and one beyond the end of a 16-bit stack. */
     bool ends = (esp & mask) + own > 0x10000 && mask == 0xffff;
@@ -386,6 +387,15 @@ static u32 call_order(const struct view *v, u32 d) {
     u32 below = n->gpr[R_ESP] - bytes, base = fuzz_base(n->seg[SEG_SS]);
     bool pushes = !faulted(n, VEC_PF) || ((n->cr2 - base - below) & mask) < bytes;
     return pushes ? d & ~(u32)FUZZ_DIFF_FAULT : d;
+}
+
+/* UD0 without its ModRM byte: #UD comes before the fault of fetching it. */
+static u32 short_ud0(const struct view *v, u32 d) {
+    const struct fuzz_result *n = v->native, *e = v->engine;
+    bool fetch = beyond_limit(e) || (faulted(e, VEC_PF) && (e->error & PF_I));
+    return v->in->mnemonic == ZYDIS_MNEMONIC_UD0 && faulted(n, VEC_UD) && fetch && n->eip == e->eip
+               ? d & ~(u32)FUZZ_DIFF_FAULT
+               : d;
 }
 
 /* INT1 under a hypervisor that intercepts #DB: EIP is the instruction's own. */
@@ -573,6 +583,9 @@ static struct rule rules[] = {
      "SDM volume 2, \"RET\", \"IRET/IRETD/IRETQ\", section Operation, order the checks otherwise; "
      "measured on AMD family 1Ah",
      ON_AMD_1A, far_return, 0},
+    {"UD0 without ModRM byte",
+     "SDM volume 2, \"UD-Undefined Instruction\": some processors decode it so", ANYWHERE,
+     short_ud0, 0},
     {"INT1 leaves EIP at itself",
      "measured on AMD family 1Ah under KVM: an intercepted #DB of INT1 has RIP at the instruction",
      ON_AMD_1A, int1_eip, 0},
