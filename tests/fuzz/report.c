@@ -7,8 +7,8 @@
 
 /* The x87 pointers count while an unmasked exception is pending: without one, processors may keep
  * those of the last exception (CPUID.7.EBX[6]), and AMD's FXSAVE may leave them out (APM volume 2,
- * 11.4.4 "Saving Media and x87 State"). The data pointer counts after a memory operand: SDM volume
- * 1, 8.1.8 "x87 FPU Instruction and Data (Operand) Pointers". Not their selectors, which are lost
+ * "FXSAVE and FXRSTOR Instructions"). The data pointer counts after a memory operand: SDM volume 1,
+ * 8.1.8 "x87 FPU Instruction and Data (Operand) Pointers". Not their selectors, which are lost
  * whenever the host's kernel switches processes. */
 static bool pointers_equal(const u8 *a, const u8 *b) {
     const u8 summary = 0x80;

@@ -535,13 +535,13 @@ static struct {
     {"selector 78h", "a descriptor of the host's kernel", 0},
     {"pages of the guest's tables and of the native stub", "only one side has them", 0},
     {"MXCSR.MM loaded",
-     "AMD APM volume 1, 4.2.2 \"MXCSR Register\", Misaligned Exception Mask; CPUID "
+     "AMD APM volume 1, \"MXCSR Register\", Misaligned Exception Mask; CPUID "
      "80000001h.ECX[7]",
      0},
     {"SGDT, SIDT, SLDT, STR, SMSW to memory under UMIP, one side faults",
      "emulated by the host's kernel: Linux, arch/x86/kernel/umip.c", 0},
     {"parts of an operand across the end of the 64 KiB",
-     "SDM volume 3, 5.3 \"Limit Checking\", as below; measured on AMD family 1Ah", 0},
+     "measured on AMD family 1Ah: with 16-bit addresses each part's offset wraps by itself", 0},
     {"x87 pointers from before FLDCW, and in FS or GS reloaded since",
      "docs/deviations.md, src/bt/run.c", 0},
 };
