@@ -441,10 +441,12 @@ static bool loads_cpu_number(const struct fuzz_result *native, const struct fuzz
     return engine->end == FUZZ_FAULT && (engine->error & ~3u) == 0x78;
 }
 
-/* The guest's own tables are present, for CPL 0, and the native process has its stub. */
+/* The guest's own tables are present, for CPL 0, and the native process has its stub, which ends a
+ * case that finds a pointer to it in the code of others. */
 static bool hits_system_pages(const struct fuzz_result *engine) {
-    return faulted(engine, VEC_PF) &&
-           (engine->cr2 - FUZZ_SYSTEM < FUZZ_SYSTEM_BYTES || engine->cr2 - FUZZ_STUB < PAGE_BYTES);
+    return (faulted(engine, VEC_PF) && (engine->cr2 - FUZZ_SYSTEM < FUZZ_SYSTEM_BYTES ||
+                                        engine->cr2 - FUZZ_STUB < PAGE_BYTES)) ||
+           (engine->seg[SEG_CS] | 3) == FUZZ_LDT_EXIT;
 }
 
 /* MXCSR.MM, which the CPU model does not have. */
