@@ -138,8 +138,10 @@ static void remember_segment(struct cpu *cpu, unsigned which, u16 selector) {
         descriptor = selector & 4 ? NULL
                                   : mmu_host_pointer(cpu, cpu->gdtr.base + (selector & ~7u), 8,
                                                      MMU_READ | MMU_SUPERVISOR);
-    if (!descriptor)
+    if (!descriptor) { /* nothing to compare: what was remembered is not what is loaded */
+        forget_segment_cache(cpu, (int)which);
         return;
+    }
     u64 value = load64(descriptor);
     set_segment_cache(cpu, which, descriptor, value, selector);
     if (cpu->cpl == 0)

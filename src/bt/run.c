@@ -339,15 +339,49 @@ static void learn_from_fault(struct bt *bt) {
         cache_invalidate_range(bt, bt->fault_gpa, 1, BT_CAUSE_adapt);
 }
 
-/* Offsets of the x87 instruction and data pointers in the FXSAVE64 image. */
-enum { FX_FIP = 8, FX_FDP = 16 };
+/* Offsets in the FXSAVE64 image: status word, last opcode, instruction and data pointer. */
+enum { FX_FSW = 2, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16 };
+
+/* Bytes of guest code at lin, up to the longest instruction, as far as they can be read. */
+static unsigned peek_code(struct cpu *cpu, u32 lin, u8 code[INSN_MAX_BYTES]) {
+    unsigned n = 0;
+    while (n < INSN_MAX_BYTES) {
+        unsigned part = MIN(INSN_MAX_BYTES - n, PAGE_BYTES - ((lin + n) & PAGE_OFFSET_MASK));
+        const u8 *from = mmu_host_pointer(cpu, lin + n, part, MMU_FETCH);
+        if (!from)
+            break;
+        memcpy(code + n, from, part);
+        n += part;
+    }
+    return n;
+}
+
+/* Opcode and operand of the x87 instruction at eip: the host's opcode has another ModRM byte, and
+ * its address has the segment's base in it. Code that is gone leaves them as they are. */
+static void translate_fp_operand(struct cpu *cpu, u32 eip) {
+    bool code32 = cpu->seg[SEG_CS].attr & ATTR_DB, stack32 = cpu->seg[SEG_SS].attr & ATTR_DB;
+    u8 code[INSN_MAX_BYTES];
+    unsigned n = peek_code(cpu, cpu->seg[SEG_CS].base + eip, code);
+    struct insn in;
+    if (insn_decode(&in, code, n, code32, stack32) != INSN_OK || in.map != 0 ||
+        (in.opcode & 0xf8) != 0xd8)
+        return;
+    store16(cpu->fx + FX_FOP, (u16)((in.opcode & 7) << 8 | in.modrm));
+    if (in.modrm >= 0xc0 || in.mem_seg > SEG_GS)
+        return;
+    const struct segment *seg = &cpu->seg[in.mem_seg];
+    u32 base = in.mem_seg >= SEG_FS ? seg->base : 0; /* others are flat */
+    store64(cpu->fx + FX_FDP, (load32(cpu->fx + FX_FDP) - base) | (u64)seg->selector << 32);
+}
 
 /* Turns the host's pointers at the last x87 instruction into the guest's: SDM volume 1, section
  * 8.1.8 "x87 FPU Instruction and Data (Operand) Pointers". Windows are 4-GiB aligned.
  * DEVIATION: hosts whose FXSAVE leaves the pointers out while no exception is pending (AMD's
- * without CPUID 80000008h.EBX[2]) lose them here, so that the guest reads zero; the selector beside
- * FDP is DS's, though the operand may be on the stack. */
+ * without CPUID 80000008h.EBX[2]) lose them here, so that the guest reads zero; elsewhere FOP is
+ * then the host's, and FDP includes the base of FS or GS. With an exception pending all are exact,
+ * unless FS or GS was loaded between. */
 static void translate_fp_pointers(struct bt *bt) {
+    const unsigned summary = 0x80;
     struct cpu *cpu = bt->cpu;
     u64 fip = load64(cpu->fx + FX_FIP);
     if (likely(bt_plain_address(bt, fip) - (u64)bt->cache_rx >= bt->cache_bytes))
@@ -357,6 +391,8 @@ static void translate_fp_pointers(struct bt *bt) {
     store64(cpu->fx + FX_FIP, known ? eip | (u64)cpu->seg[SEG_CS].selector << 32 : 0);
     store64(cpu->fx + FX_FDP,
             known ? load32(cpu->fx + FX_FDP) | (u64)cpu->seg[SEG_DS].selector << 32 : 0);
+    if (known && (load16(cpu->fx + FX_FSW) & summary))
+        translate_fp_operand(cpu, eip);
 }
 
 /* Everything translated code and its callouts look at, from struct cpu. */

@@ -18,8 +18,11 @@ enum {
     AT_TABLES = 0x2000,  /* page directories and tables, one after the other */
     AT_SYSTEM = 0x80000, /* descriptor tables and TSS: supervisor pages at FUZZ_SYSTEM */
     GDT_OFFSET = 0,
+    IDT_OFFSET = 0x800,
     LDT_OFFSET = 0x1000,
     TSS_OFFSET = 0x2000,
+    STACK_OFFSET = 0x2ff0,    /* of ring 0: grows down */
+    HANDLERS_OFFSET = 0x3000, /* a HLT per vector */
     AT_SCRATCH = 0x100000,
     AT_CODE = 0x200000,
     MAX_STEPS = 6000
@@ -32,7 +35,6 @@ struct fuzz_guest {
     struct bt *bt;
     struct cpu_bus bus;
     u32 next_table;
-    struct segment flat_code, flat_data;
     u8 *ram;
 };
 
@@ -101,11 +103,32 @@ static u32 cpu_number_limit(void) {
     return limit;
 }
 
+static u64 ldt_descriptor(const struct fuzz_descriptor *d) {
+    u32 type = 0x71u | (d->absent ? 0 : 0x80) | (d->code ? 8 : 0) | (d->read_only ? 0 : 2) |
+               (d->down || d->conforming ? 4 : 0);
+    return descriptor(d->base, d->limit, type, (d->pages ? 8u : 0) | (d->small ? 0 : 4u));
+}
+
+/* As Linux has them: programs may call INT3 and INTO. Each gate leads to a HLT of its own. */
+static void fill_gates(struct fuzz_guest *g) {
+    u64 *idt = (u64 *)(g->ram + AT_SYSTEM + IDT_OFFSET);
+    for (u32 i = 0; i < 256; i++) {
+        u32 to = FUZZ_SYSTEM + HANDLERS_OFFSET + i;
+        u32 type = i == VEC_BP || i == VEC_OF ? 0xee : 0x8e;
+        idt[i] = (to & 0xffff) | 8u << 16 | (u64)type << 40 | (u64)(to >> 16) << 48;
+    }
+    memset(g->ram + AT_SYSTEM + HANDLERS_OFFSET, 0xf4, 256);
+    store32(g->ram + AT_SYSTEM + TSS_OFFSET + 4, FUZZ_SYSTEM + STACK_OFFSET);
+    store32(g->ram + AT_SYSTEM + TSS_OFFSET + 8, 0x18);
+    store16(g->ram + AT_SYSTEM + TSS_OFFSET + 0x66, 0x68); /* no I/O bitmap */
+}
+
 /* Linux's GDT as far as user programs can see it: the kernel's segments at 1 to 3, user code, data
  * and 64-bit code at 4 to 6, system descriptors at 8 to 11, empty TLS entries. */
 static void fill_descriptors(struct fuzz_guest *g) {
     u64 *gdt = (u64 *)(g->ram + AT_SYSTEM + GDT_OFFSET);
     u64 *ldt = (u64 *)(g->ram + AT_SYSTEM + LDT_OFFSET);
+    const struct fuzz_descriptor *d;
     gdt[1] = descriptor(0, 0xfffff, 0x9b, 0xc);
     gdt[2] = descriptor(0, 0xfffff, 0x9b, 0xa);
     gdt[3] = descriptor(0, 0xfffff, 0x93, 0xc);
@@ -114,38 +137,31 @@ static void fill_descriptors(struct fuzz_guest *g) {
     gdt[6] = descriptor(0, 0xfffff, 0xfb, 0xa);
     gdt[15] = descriptor(0, cpu_number_limit(), 0xf5, 4);
     gdt[8] = descriptor(FUZZ_SYSTEM + TSS_OFFSET, 0x67, 0x8b, 0);
-    gdt[10] = descriptor(FUZZ_SYSTEM + LDT_OFFSET, FUZZ_LDT_ENTRIES * 8 - 1, 0x82, 0);
-    for (unsigned i = 0; i < FUZZ_LDT_ENTRIES; i++) {
-        const struct fuzz_descriptor *d = &fuzz_ldt[i];
-        u32 type = 0x71u | (d->absent ? 0 : 0x80) |
-                   (d->code        ? 0xa
-                    : d->read_only ? 0
-                                   : 2) |
-                   (d->down ? 4 : 0);
-        ldt[i] = descriptor(d->base, d->limit, type, d->pages ? 0xc : 4);
-    }
-    store16(g->ram + AT_SYSTEM + TSS_OFFSET + 0x66, 0x68); /* no I/O bitmap */
-}
-
-static struct segment flat(u16 selector, bool code) {
-    return (struct segment){.selector = selector,
-                            .attr = ATTR_P | ATTR_S | ATTR_W | ATTR_A | ATTR_DB | ATTR_G |
-                                    3u << ATTR_DPL_SHIFT | (code ? (u32)ATTR_CODE : 0),
-                            .limit = 0xffffffff};
+    gdt[10] = descriptor(FUZZ_SYSTEM + LDT_OFFSET, FUZZ_LDT_LIMIT, 0x82, 0);
+    for (unsigned i = 0; i < FUZZ_LDT_ENTRIES; i++)
+        if ((d = fuzz_descriptor((u16)FUZZ_LDT(i))))
+            ldt[i] = ldt_descriptor(d);
+    if ((d = fuzz_descriptor(FUZZ_LDT_EXIT)))
+        ldt[FUZZ_LDT_EXIT >> 3] = ldt_descriptor(d);
+    fill_gates(g);
 }
 
 /* The register after a load of one of the selectors that cases start with. */
 static struct segment segment_of(u16 selector) {
+    const struct fuzz_descriptor *d = fuzz_descriptor(selector);
+    const u32 flat = ATTR_P | ATTR_S | ATTR_W | ATTR_A | ATTR_DB | ATTR_G | 3u << ATTR_DPL_SHIFT;
     if (selector == 0)
         return (struct segment){.attr = ATTR_NULL};
-    if (selector == FUZZ_DS)
-        return flat(FUZZ_DS, false);
-    const struct fuzz_descriptor *d = &fuzz_ldt[selector >> 3];
-    struct segment s = flat(selector, d->code);
+    struct segment s = {.selector = selector, .attr = flat, .limit = 0xffffffff};
+    if (!d) {
+        s.attr |= selector == FUZZ_CS ? (u32)ATTR_CODE : 0;
+        return s;
+    }
     s.base = d->base;
     s.limit = d->pages ? d->limit << 12 | 0xfff : d->limit;
-    s.attr &= ~((d->pages ? 0 : (u32)ATTR_G) | (d->read_only ? (u32)ATTR_W : 0));
-    s.attr |= d->down ? (u32)ATTR_E : 0;
+    s.attr &= ~((d->pages ? 0 : (u32)ATTR_G) | (d->read_only ? (u32)ATTR_W : 0) |
+                (d->small ? (u32)ATTR_DB : 0));
+    s.attr |= (d->down ? (u32)ATTR_E : 0) | (d->code ? (u32)ATTR_CODE : 0);
     return s;
 }
 
@@ -160,14 +176,15 @@ static void fill_cpu(struct fuzz_guest *g) {
     cpu->cr3 = AT_PDPT;
     cpu->cpl = 3;
     cpu->gdtr = (struct table_register){FUZZ_SYSTEM + GDT_OFFSET, 0x7f};
-    cpu->seg[SEG_LDTR] = (struct segment){.selector = 0x50,
-                                          .attr = ATTR_P | 2,
-                                          .limit = FUZZ_LDT_ENTRIES * 8 - 1,
-                                          .base = FUZZ_SYSTEM + LDT_OFFSET};
+    cpu->idtr = (struct table_register){FUZZ_SYSTEM + IDT_OFFSET, 0x7ff};
+    cpu->seg[SEG_LDTR] = (struct segment){.attr = ATTR_NULL};
+    if (fuzz_has_ldt())
+        cpu->seg[SEG_LDTR] = (struct segment){.selector = 0x50,
+                                              .attr = ATTR_P | 2,
+                                              .limit = FUZZ_LDT_LIMIT,
+                                              .base = FUZZ_SYSTEM + LDT_OFFSET};
     cpu->seg[SEG_TR] = (struct segment){
         .selector = 0x40, .attr = ATTR_P | 11, .limit = 0x67, .base = FUZZ_SYSTEM + TSS_OFFSET};
-    g->flat_code = flat(FUZZ_CS, true);
-    g->flat_data = flat(FUZZ_DS, false);
 }
 
 static bool create_bt(struct fuzz_guest *g, bool checked) {
@@ -246,14 +263,13 @@ static void load_state(struct fuzz_guest *g, const struct fuzz_case *c) {
     for (unsigned i = 0; i < 8; i++)
         cpu->gpr[i] = c->gpr[i];
     memcpy(cpu->fx, c->fx, FUZZ_FX_BYTES);
-    cpu->eip = c->entry;
+    cpu->eip = c->entry - fuzz_base(c->seg[SEG_CS]);
     cpu->eflags = c->eflags;
     cpu->shadow = 0;
     cpu->dr[6] = 0xffff0ff0;
-    cpu->seg[SEG_CS] = g->flat_code;
-    cpu->seg[SEG_SS] = cpu->seg[SEG_DS] = cpu->seg[SEG_ES] = g->flat_data;
-    cpu->seg[SEG_FS] = segment_of(c->fs);
-    cpu->seg[SEG_GS] = segment_of(c->gs);
+    cpu->cpl = 3;
+    for (unsigned i = 0; i < 6; i++)
+        cpu->seg[i] = segment_of(c->seg[i]);
 }
 
 /* Steps to the end; true when a result says how. */
@@ -261,6 +277,7 @@ static bool step(struct fuzz_guest *g, enum fuzz_end *end) {
     switch (interp_step(g->interp, g->cpu)) {
     case INTERP_OK:
     case INTERP_REP_MORE:
+    case INTERP_DELIVERED:
         return false;
     case INTERP_FAULT:
         *end = FUZZ_FAULT;
@@ -271,32 +288,55 @@ static bool step(struct fuzz_guest *g, enum fuzz_end *end) {
     }
 }
 
-/* A jump into another case's code, where anything may stand, or to an instruction inside another
- * that would not have been generated: such cases are left out. */
-static bool strays(const struct fuzz_guest *g, const struct fuzz_case *c) {
-    u32 eip = g->cpu->eip, at = eip - c->entry;
-    struct insn in;
-    if (eip - FUZZ_CODE >= FUZZ_HALTS)
-        return false;
-    if (at > c->code_bytes)
-        return true;
-    for (unsigned i = 0; i <= c->insns; i++)
-        if (at == c->insn_start[i])
-            return false;
-    return insn_decode(&in, c->code + at, sizeof c->code - at, true, true) != INSN_OK ||
-           fuzz_excluded(&in, g->cpu->model);
+static u32 linear_eip(const struct cpu *cpu) {
+    return cpu->seg[SEG_CS].base + cpu->eip;
 }
 
-static enum fuzz_end run_interp(struct fuzz_guest *g, const struct fuzz_case *c, u32 stop) {
+/* An exception that an instruction asked for has gone through its gate. */
+static bool in_handler(const struct fuzz_guest *g) {
+    return g->cpu->cpl == 0;
+}
+
+/* Why the native process must not run what comes next, or 0. */
+static enum fuzz_left_out why_not(const struct fuzz_guest *g, struct fuzz_case *c) {
+    const struct cpu *cpu = g->cpu;
+    u32 lin = linear_eip(cpu), at = lin - c->entry;
+    bool code16 = !(cpu->seg[SEG_CS].attr & ATTR_DB);
+    struct insn in;
+    if (cpu->seg[SEG_CS].selector == FUZZ_CS64)
+        return FUZZ_LEFT_64BIT;
+    if (lin - FUZZ_CODE >= FUZZ_HALTS)
+        return FUZZ_LEFT_NOT;
+    /* The jump at the end is fetched under the limit of CS. */
+    if (at == c->code_bytes)
+        return (u64)cpu->eip + FUZZ_EXIT_BYTES - 1 > cpu->seg[SEG_CS].limit ? FUZZ_LEFT_STRAYS
+                                                                            : FUZZ_LEFT_NOT;
+    if (at > c->code_bytes || code16 != c->code16)
+        return FUZZ_LEFT_STRAYS;
+    bool start = false;
+    for (unsigned i = 0; i < c->insns; i++)
+        start |= at == c->insn_start[i];
+    if (start && !c->careful)
+        return FUZZ_LEFT_NOT;
+    bool valid = fuzz_decode(c, at, &in);
+    if (!start && (!valid || fuzz_excluded(&in, cpu->model)))
+        return FUZZ_LEFT_STRAYS;
+    return valid ? fuzz_host_differs(c, cpu, &in) : FUZZ_LEFT_NOT;
+}
+
+static enum fuzz_end run_interp(struct fuzz_guest *g, struct fuzz_case *c, u32 stop) {
     enum fuzz_end end;
     for (unsigned steps = 0; steps < MAX_STEPS; steps++) {
-        if (g->cpu->eip == stop)
+        if ((c->left_out = (u8)why_not(g, c)))
+            return FUZZ_TIMEOUT;
+        if (linear_eip(g->cpu) == stop)
             return FUZZ_DONE;
         if (step(g, &end))
             return end;
-        if (strays(g, c))
-            return FUZZ_TIMEOUT;
+        if (in_handler(g))
+            return FUZZ_FAULT;
     }
+    c->left_out = FUZZ_LEFT_LONG;
     return FUZZ_TIMEOUT;
 }
 
@@ -304,15 +344,17 @@ static enum fuzz_end run_bt(struct fuzz_guest *g, u32 stop) {
     enum fuzz_end end;
     for (unsigned exits = 0; exits < MAX_STEPS; exits++) {
         enum bt_exit exit = bt_run(g->bt);
-        if (exit == BT_EXIT_FAULT)
+        if (in_handler(g) || exit == BT_EXIT_FAULT)
             return FUZZ_FAULT;
         if (exit != BT_EXIT_EMULATE && exit != BT_EXIT_MODE)
             return FUZZ_ODD;
-        if (g->cpu->eip == stop)
+        if (linear_eip(g->cpu) == stop)
             return FUZZ_DONE;
         if (step(g, &end))
             return end;
-        if (g->cpu->eip == stop)
+        if (in_handler(g))
+            return FUZZ_FAULT;
+        if (linear_eip(g->cpu) == stop)
             return FUZZ_DONE;
     }
     return FUZZ_TIMEOUT;
@@ -324,16 +366,8 @@ static void hide_pages(struct fuzz_guest *g) {
         mmu_invlpg(g->cpu, GLIN(fuzz_page_lin[i]));
 }
 
-void fuzz_guest_run(struct fuzz_guest *g, const struct fuzz_case *c, const u8 *template,
-                    struct fuzz_result *out) {
-    struct cpu *cpu = g->cpu;
-    u8 *scratch = fuzz_guest_scratch(g);
-    u32 stop = c->entry + c->code_bytes;
-    fuzz_memory_reset(scratch, template, c);
-    load_state(g, c);
-    if (g->bt && c->number % 8 == 0)
-        hide_pages(g);
-    out->end = (u8)(g->bt ? run_bt(g, stop) : run_interp(g, c, stop));
+static void save_state(const struct fuzz_guest *g, struct fuzz_result *out) {
+    const struct cpu *cpu = g->cpu;
     bool fault = out->end == FUZZ_FAULT;
     out->vector = fault ? cpu->fault.vector : 0;
     out->error = fault && cpu->fault.has_error ? cpu->fault.error : 0;
@@ -345,5 +379,42 @@ void fuzz_guest_run(struct fuzz_guest *g, const struct fuzz_case *c, const u8 *t
     for (unsigned i = 0; i < 6; i++)
         out->seg[i] = cpu->seg[i].selector;
     memcpy(out->fx, cpu->fx, FUZZ_FX_BYTES);
+}
+
+/* INT3, INTO and INT1 are looked at behind their gates: the vector tells the handler, the frame on
+ * the stack of ring 0 the rest, as a signal does natively. */
+static void unwind_handler(const struct fuzz_guest *g, struct fuzz_result *out) {
+    const u8 *frame = g->ram + AT_SYSTEM + STACK_OFFSET - 20;
+    if (out->gpr[R_ESP] != FUZZ_SYSTEM + STACK_OFFSET - 20) {
+        out->end = FUZZ_ODD;
+        return;
+    }
+    out->vector = (u8)(out->eip - FUZZ_SYSTEM - HANDLERS_OFFSET);
+    out->error = out->cr2 = 0;
+    out->eip = load32(frame);
+    out->seg[SEG_CS] = load16(frame + 4);
+    out->eflags = load32(frame + 8);
+    out->gpr[R_ESP] = load32(frame + 12);
+    out->seg[SEG_SS] = load16(frame + 16);
+}
+
+void fuzz_guest_run(struct fuzz_guest *g, struct fuzz_case *c, const u8 *template,
+                    struct fuzz_result *out) {
+    u8 *scratch = fuzz_guest_scratch(g);
+    u32 stop = c->entry + c->code_bytes;
+    fuzz_memory_reset(scratch, template, c);
+    load_state(g, c);
+    if (g->bt && c->number % 8 == 0)
+        hide_pages(g);
+    out->end = (u8)(g->bt ? run_bt(g, stop) : run_interp(g, c, stop));
+    save_state(g, out);
+    if (in_handler(g))
+        unwind_handler(g, out);
+    else if (g->engine == FUZZ_INTERP && out->end == FUZZ_FAULT)
+        fuzz_ignore_partial(c, g->cpu);
+    if (out->end == FUZZ_DONE) { /* the far jump forgets where it came from */
+        out->eip = stop;
+        out->seg[SEG_CS] = FUZZ_CS;
+    }
     out->memory = fuzz_memory_hash(scratch, template, c);
 }

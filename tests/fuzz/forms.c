@@ -15,30 +15,20 @@ unsigned fuzz_forms;
 /* ---- What is left out, and why ---- */
 
 static const char why_values[] = "its value is the moment's or the host's";
-static const char why_tables[] = "reads the host's descriptor tables, or UMIP forbids it";
-static const char why_delivery[] = "is delivered through the guest's IDT (guest tests)";
-static const char why_cs[] = "changes CS (guest tests)";
+static const char why_kernel[] = "a call of the host's kernel";
 static const char why_feature[] = "not announced by the CPU model";
 static const char why_newer[] = "F3 makes it TZCNT or LZCNT on this host";
 static const char why_0d[] = "a no-operation on Intel, #UD on AMD (APM volume 3, PREFETCH)";
 static const char why_invalid[] = "not an instruction of 32-bit mode";
-static const char why_fs_gs[] = "far pointer loads of SS (guest tests)";
 
 static const struct {
     u16 mnemonic;
     const char *why;
 } exclusions[] = {
-    {ZYDIS_MNEMONIC_INT, why_delivery},  {ZYDIS_MNEMONIC_INT3, why_delivery},
-    {ZYDIS_MNEMONIC_INT1, why_delivery}, {ZYDIS_MNEMONIC_INTO, why_delivery},
-    {ZYDIS_MNEMONIC_IRET, why_cs},       {ZYDIS_MNEMONIC_IRETD, why_cs},
-    {ZYDIS_MNEMONIC_SYSENTER, why_cs},   {ZYDIS_MNEMONIC_SYSEXIT, why_cs},
-    {ZYDIS_MNEMONIC_SYSCALL, why_cs},    {ZYDIS_MNEMONIC_SYSRET, why_cs},
-    {ZYDIS_MNEMONIC_RDTSC, why_values},  {ZYDIS_MNEMONIC_RDTSCP, why_values},
-    {ZYDIS_MNEMONIC_RDPMC, why_values},  {ZYDIS_MNEMONIC_CPUID, why_values},
-    {ZYDIS_MNEMONIC_RDRAND, why_values}, {ZYDIS_MNEMONIC_RDSEED, why_values},
-    {ZYDIS_MNEMONIC_SGDT, why_tables},   {ZYDIS_MNEMONIC_SIDT, why_tables},
-    {ZYDIS_MNEMONIC_SLDT, why_tables},   {ZYDIS_MNEMONIC_STR, why_tables},
-    {ZYDIS_MNEMONIC_SMSW, why_tables},   {ZYDIS_MNEMONIC_LSS, why_fs_gs},
+    {ZYDIS_MNEMONIC_SYSENTER, why_kernel}, {ZYDIS_MNEMONIC_SYSCALL, why_kernel},
+    {ZYDIS_MNEMONIC_RDTSC, why_values},    {ZYDIS_MNEMONIC_RDTSCP, why_values},
+    {ZYDIS_MNEMONIC_RDPMC, why_values},    {ZYDIS_MNEMONIC_CPUID, why_values},
+    {ZYDIS_MNEMONIC_RDRAND, why_values},   {ZYDIS_MNEMONIC_RDSEED, why_values},
 };
 
 /* Zydis' instruction sets that depend on nothing but the i386, or on a CPUID bit. word: 0 leaf 1's
@@ -66,18 +56,40 @@ static const struct {
     {ZYDIS_ISA_SET_ADOX_ADCX, 3, 19},    {ZYDIS_ISA_SET_SSE4A, 4, 6},
 };
 
-static bool announced(const struct insn *in, const struct cpu_model *model) {
-    static const ZydisDecoder decoder = {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_32,
-                                         .stack_width = ZYDIS_STACK_WIDTH_32};
-    ZydisDecodedInstruction zi;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, in->bytes, in->length, &zi)))
-        return false;
+/* Zydis' sets whose CPUID bits no CPU model has, by the beginnings of their names. */
+static const char *const absent_sets[] = {
+    /* clang-format off */
+    "AVX", "FMA", "F16C", "BMI", "TBM", "XOP", "AMD3DNOW", "SHA", "GFNI", "VAES", "VPCLMUL",
+    "VTX", "SVM", "SMX", "CET", "PKU", "XSAVE", "TSX", "RTM", "CLWB", "CLFLUSHOPT", "CLZERO",
+    "MOVDIR", "RDPID", "RDPRU", "RDSEED", "RDRAND", "MONITOR", "WAITPKG", "SGX", "ENQCMD",
+    "SERIALIZE", "HRESET", "KEYLOCKER", "PCONFIG", "INVPCID", "SMAP", "MCOMMIT", "SNP",
+    "PREFETCHWT1", "PADLOCK", "TDX", "RDTSCP", "AMD_INVLPGB", "AMD", "VMFUNC", "RDPMC", "LWP",
+    "PT"
+    /* clang-format on */
+};
+
+enum fuzz_announcement fuzz_announcement(const ZydisDecodedInstruction *zi,
+                                         const struct cpu_model *model) {
+    const u32 words[] = {model->f1_edx, model->f1_ecx, ~0u, model->f7_ebx, model->x1_ecx};
     for (unsigned i = 0; i < ARRAY_LEN(announced_sets); i++)
-        if (announced_sets[i].isa_set == zi.meta.isa_set) {
-            const u32 words[] = {model->f1_edx, model->f1_ecx, ~0u, model->f7_ebx, model->x1_ecx};
-            return words[announced_sets[i].word] >> announced_sets[i].bit & 1;
-        }
-    return false;
+        if (announced_sets[i].isa_set == zi->meta.isa_set)
+            return words[announced_sets[i].word] >> announced_sets[i].bit & 1 ? FUZZ_ANNOUNCED
+                                                                              : FUZZ_NOT_ANNOUNCED;
+    const char *name = ZydisISASetGetString(zi->meta.isa_set);
+    for (unsigned i = 0; i < ARRAY_LEN(absent_sets); i++)
+        if (!strncmp(name, absent_sets[i], strlen(absent_sets[i])))
+            return FUZZ_NOT_ANNOUNCED;
+    return FUZZ_UNKNOWN_SET;
+}
+
+static bool announced(const struct insn *in, const struct cpu_model *model) {
+    static const ZydisDecoder decoders[2] = {
+        {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_16, .stack_width = ZYDIS_STACK_WIDTH_16},
+        {.machine_mode = ZYDIS_MACHINE_MODE_LEGACY_32, .stack_width = ZYDIS_STACK_WIDTH_32}};
+    const ZydisDecoder *decoder = &decoders[insn_was_code32(in)];
+    ZydisDecodedInstruction zi;
+    return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(decoder, NULL, in->bytes, in->length, &zi)) &&
+           fuzz_announcement(&zi, model) == FUZZ_ANNOUNCED;
 }
 
 void fuzz_add_host_features(struct cpu_model *model) {
@@ -90,20 +102,12 @@ void fuzz_add_host_features(struct cpu_model *model) {
         model->x1_ecx |= ecx & (BIT(5) | BIT(6));
 }
 
-static bool far_transfer(const struct insn *in) {
-    if (in->map != 0)
-        return false;
-    u8 reg = in->modrm >> 3 & 7;
-    return in->opcode == 0x9a || in->opcode == 0xea || in->opcode == 0xca || in->opcode == 0xcb ||
-           (in->opcode == 0xff && (reg == 3 || reg == 5));
-}
-
 const char *fuzz_excluded(const struct insn *in, const struct cpu_model *model) {
     for (unsigned i = 0; i < ARRAY_LEN(exclusions); i++)
         if (exclusions[i].mnemonic == in->mnemonic)
             return exclusions[i].why;
-    if (far_transfer(in))
-        return why_cs;
+    if (in->mnemonic == ZYDIS_MNEMONIC_INT && (u8)in->imm == 0x80)
+        return why_kernel;
     if (in->rep && in->mnemonic == ZYDIS_MNEMONIC_BSF)
         return model->f7_ebx & BIT(3) ? NULL : why_newer;
     if (in->rep && in->mnemonic == ZYDIS_MNEMONIC_BSR)
@@ -111,6 +115,11 @@ const char *fuzz_excluded(const struct insn *in, const struct cpu_model *model) 
     if (in->map == 1 && in->opcode == 0x0d && in->modrm >= 0xc0)
         return why_0d;
     return announced(in, model) ? NULL : why_feature;
+}
+
+bool fuzz_decode(const struct fuzz_case *c, u32 at, struct insn *out) {
+    return at < c->code_bytes &&
+           insn_decode(out, c->code + at, INSN_MAX_BYTES, !c->code16, !c->stack16) == INSN_OK;
 }
 
 /* ---- Enumeration ---- */
@@ -135,11 +144,25 @@ static void note_excluded(u16 mnemonic, const char *why) {
     }
 }
 
+/* What no mnemonic names; the code says so where it leaves them out. */
+static const char *const excluded_states[] = {
+    "INT 80h: a call of the host's kernel",
+    "F2 and F3 before LOOPE and LOOPNE: reserved, SDM volume 2, 2.1.1 \"Instruction Prefixes\"",
+    "LOCK MOV CR0: MOV CR8 on AMD (CPUID 80000001h.ECX[4])",
+    "IRET with NT set: a task switch, which long mode does not have",
+    "far transfers to 64-bit code: the guest has none",
+    "single steps on 16-bit stacks: IRETQ does not load all of ESP there",
+    "SGDT, SIDT, SLDT, STR, SMSW in sequences, single steps or LDT segments: emulated by Linux",
+};
+
 void fuzz_print_excluded(FILE *out) {
     fprintf(out, "# excluded: reason, mnemonic, encodings (prefix x ModRM)\n");
     for (unsigned i = 0; i < excluded_count; i++)
         fprintf(out, "%s\t%s\t%u\n", excluded[i].why, insn_mnemonic_name(excluded[i].mnemonic),
                 excluded[i].encodings);
+    fprintf(out, "# left out in any form\n");
+    for (unsigned i = 0; i < ARRAY_LEN(excluded_states); i++)
+        fprintf(out, "%s\n", excluded_states[i]);
 }
 
 static unsigned put_opcode(u8 *out, u8 prefix, u8 map, u8 opcode) {
@@ -229,7 +252,7 @@ static bool repeatable(u8 map, u8 opcode) {
            (opcode >= 0xa4 && opcode <= 0xaf);
 }
 
-void fuzz_forms_enumerate(const struct cpu_model *model) {
+void fuzz_forms_enumerate(const struct cpu_model *model, const char *without) {
     static const u8 prefixes[] = {0, 0x66, 0xf2, 0xf3};
     static const u8 not_opcodes[] = {0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64,
                                      0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
@@ -243,4 +266,9 @@ void fuzz_forms_enumerate(const struct cpu_model *model) {
             for (unsigned p = 0; p < (repeatable((u8)map, (u8)opcode) ? 4 : 2); p++)
                 enumerate_opcode(model, prefixes[p], (u8)map, (u8)opcode);
         }
+    unsigned kept = 0;
+    for (unsigned i = 0; i < fuzz_forms; i++)
+        if (!without || strcmp(insn_mnemonic_name(fuzz_form[i].mnemonic), without))
+            fuzz_form[kept++] = fuzz_form[i];
+    fuzz_forms = kept;
 }

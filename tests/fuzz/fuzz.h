@@ -18,51 +18,76 @@
  * each run of pages. ---- */
 #define FUZZ_LOW 0x00004000u    /* 2 pages: what 16-bit addresses reach */
 #define FUZZ_LOW_RO 0x00006000u /* read-only */
-#define FUZZ_STUB 0x7b3d9000u   /* native only: where cases end; nothing there in the guest */
+#define FUZZ_STUB 0x0fff9000u   /* native only: where cases end; nothing there in the guest */
+#define FUZZ_STUB16 0x40u       /* offset in that page of what a jump from 16-bit code finds */
 #define FUZZ_CODE 0x10000000u   /* executable, not writable */
 #define FUZZ_CODE_BYTES 0x00100000u
 #define FUZZ_HALTS (FUZZ_CODE_BYTES - PAGE_BYTES) /* offset of a last page full of HLTs */
 #define FUZZ_MAIN 0x20000000u                     /* 3 pages */
 #define FUZZ_MAIN_RO 0x20003000u                  /* read-only */
 #define FUZZ_STACK 0x30001000u                    /* 2 pages */
+#define FUZZ_STACK_END 0x30010000u                /* a page: where SP wraps to from the first */
 #define FUZZ_TOP 0xfffff000u                      /* the last page */
 #define FUZZ_SYSTEM                                                                                \
     0x9d5b7000u /* guest only: tables at CPL 0; no case gets there but by chance                   \
                  */
-#define FUZZ_SYSTEM_BYTES 0x3000u
+#define FUZZ_SYSTEM_BYTES 0x4000u
 /* All writable pages in this order, then the read-only ones: the scratch memory. */
-#define FUZZ_PAGES 10u
-#define FUZZ_RW_PAGES 8u
+#define FUZZ_PAGES 11u
+#define FUZZ_RW_PAGES 9u
 #define FUZZ_SCRATCH_BYTES (FUZZ_PAGES * PAGE_BYTES)
 #define FUZZ_RW_BYTES (FUZZ_RW_PAGES * PAGE_BYTES)
 extern const u32 fuzz_page_lin[FUZZ_PAGES];
 /* Offset in scratch memory of a linear address, or -1. */
 i32 fuzz_scratch_offset(u32 lin);
 
-/* ---- Selectors, as Linux gives them to a 64-bit process, and an LDT of ours ---- */
+/* ---- Selectors, as Linux gives them to a 64-bit process, and an LDT of ours (segments.c) ---- */
+#define FUZZ_LDT(index) ((index) << 3 | 7)
 enum {
     FUZZ_CS = 0x23,
     FUZZ_DS = 0x2b,
     FUZZ_CS64 = 0x33,
-    FUZZ_LDT_BASED = 0x07,   /* base FUZZ_MAIN - 4000h, 4 GiB */
-    FUZZ_LDT_LIMITED = 0x0f, /* base FUZZ_MAIN, 1FFFh bytes */
-    FUZZ_LDT_RO = 0x17,      /* flat, read-only */
-    FUZZ_LDT_DOWN = 0x1f,    /* expand-down above FUZZ_MAIN + FFFh */
-    FUZZ_LDT_ABSENT = 0x27,  /* not present */
-    FUZZ_LDT_CODE = 0x2f,    /* flat readable code */
-    FUZZ_LDT_ENTRIES = 6
+    FUZZ_LDT_BASED = FUZZ_LDT(0),   /* base FUZZ_MAIN - 4000h, 4 GiB */
+    FUZZ_LDT_LIMITED = FUZZ_LDT(1), /* base FUZZ_MAIN, 2000h bytes */
+    FUZZ_LDT_RO = FUZZ_LDT(2),      /* flat, read-only */
+    FUZZ_LDT_DOWN = FUZZ_LDT(3),    /* expand-down above FUZZ_MAIN + FFFh */
+    FUZZ_LDT_ABSENT = FUZZ_LDT(4),  /* not present */
+    FUZZ_LDT_CODE = FUZZ_LDT(5),    /* flat readable code */
+    FUZZ_LDT_XO = FUZZ_LDT(6),      /* execute-only, base FUZZ_CODE, 1 MiB */
+    FUZZ_LDT_SHORT = FUZZ_LDT(7),   /* code, base FUZZ_CODE, 50000h bytes */
+    FUZZ_LDT_BASED_CODE = FUZZ_LDT(8),
+    FUZZ_LDT_NO_CODE = FUZZ_LDT(9),     /* code, not present */
+    FUZZ_LDT_CONFORMING = FUZZ_LDT(10), /* the same, conforming: Linux allows no present one */
+    FUZZ_LDT_STACK = FUZZ_LDT(11),      /* 32-bit stack, base FUZZ_STACK - 123450h */
+    FUZZ_LDT_STACK_DOWN = FUZZ_LDT(12), /* expand-down above FUZZ_STACK + FFFh */
+    FUZZ_LDT_STACK16 = FUZZ_LDT(13),    /* 16-bit stack, base FUZZ_STACK, 64 KiB */
+    FUZZ_LDT_DATA16 = FUZZ_LDT(14),     /* 16-bit data, base FUZZ_MAIN, 64 KiB */
+    FUZZ_LDT_DOWN16 = FUZZ_LDT(15),     /* 16-bit expand-down: offsets 1000h to FFFFh */
+    FUZZ_LDT_CODE16 = FUZZ_LDT(16),     /* and 15 more: 64 KiB each of FUZZ_CODE */
+    FUZZ_LDT_ENTRIES = 32,
+    FUZZ_LDT_LIMIT = 0xfff,
+    FUZZ_LDT_EXIT = FUZZ_STUB >> 16 /* code over FUZZ_STUB16, see native_entry.S */
 };
 struct fuzz_descriptor {
     u32 base, limit; /* limit as encoded */
-    bool pages, code, read_only, down, absent;
+    bool pages, code, read_only, down, absent, small, conforming;
 };
-extern const struct fuzz_descriptor fuzz_ldt[FUZZ_LDT_ENTRIES];
+/* NULL: no descriptor of ours, or one that the host does not allow. */
+const struct fuzz_descriptor *fuzz_descriptor(u16 selector);
+/* Base of what a case may load; 0 for the flat ones. */
+u32 fuzz_base(u16 selector);
+/* D or B bit; true for the flat ones. */
+bool fuzz_is_32bit(u16 selector);
+/* What modify_ldt allows on this host; set before anything is generated. */
+void fuzz_segments_allow(bool ldt, bool small);
+bool fuzz_has_ldt(void);
+bool fuzz_has_16bit(void);
 
 /* ---- A case ---- */
 #define FUZZ_CODE_MAX 120u
 #define FUZZ_EXIT_BYTES 7u /* jmp FUZZ_CS64:FUZZ_STUB, behind the code */
 #define FUZZ_SLOT_BYTES 160u
-#define FUZZ_MAX_INSNS 8u
+#define FUZZ_MAX_INSNS 12u
 #define FUZZ_FX_BYTES 288u /* FXSAVE image, 32-bit format, up to XMM7 */
 
 struct fuzz_patch {
@@ -71,20 +96,34 @@ struct fuzz_patch {
 struct fuzz_case {
     _Alignas(64) u8 fx[512];
     u32 gpr[8], eflags;
-    u32 entry; /* linear = EIP */
-    u16 fs, gs;
+    u32 entry; /* linear */
+    u16 seg[6];
     u8 code[FUZZ_CODE_MAX + FUZZ_EXIT_BYTES + 1];
     u8 code_bytes;
     u8 insns, insn_start[FUZZ_MAX_INSNS + 1];
     u8 patches, ignores;
-    bool skip; /* does not end in the interpreter */
-    bool lone; /* only one instruction */
-    struct fuzz_patch patch[6];
-    struct fuzz_patch ignore[6]; /* scratch offset, bytes: not compared */
+    bool skip;            /* does not end in the interpreter */
+    bool lone;            /* only one instruction */
+    bool code16, stack16; /* as it starts */
+    u8 left_out;          /* enum fuzz_left_out, with skip */
+    struct fuzz_patch patch[8];
+    bool careful;                /* fuzz_host_differs has to look */
+    struct fuzz_patch ignore[8]; /* scratch offset, bytes: not compared */
     u16 form;                    /* index of the first instruction's form */
     u64 number;
 };
 
+/* Why the native process does not run a case. */
+enum fuzz_left_out {
+    FUZZ_LEFT_NOT,
+    FUZZ_LEFT_EMPTY,  /* no instruction could be made */
+    FUZZ_LEFT_STRAYS, /* runs into code of other cases, or between two instructions */
+    FUZZ_LEFT_LONG,
+    FUZZ_LEFT_64BIT,
+    FUZZ_LEFT_TASK,
+    FUZZ_LEFT_MOVS,
+    FUZZ_LEFT_REASONS
+};
 enum fuzz_end { FUZZ_DONE, FUZZ_FAULT, FUZZ_TIMEOUT, FUZZ_CRASH, FUZZ_ODD };
 struct fuzz_result {
     _Alignas(64) u8 fx[512];
@@ -125,15 +164,26 @@ struct fuzz_form {
 };
 extern struct fuzz_form fuzz_form[];
 extern unsigned fuzz_forms;
-/* Finds all forms that the model announces. */
-void fuzz_forms_enumerate(const struct cpu_model *model);
+/* Finds all forms that the model announces; those of the mnemonic `without` (or NULL) are
+ * forgotten, to see that it is noticed. */
+void fuzz_forms_enumerate(const struct cpu_model *model, const char *without);
 /* Announces what no CPU model does but the interpreter can run on this host: TZCNT, LZCNT, ADX,
  * AES, PCLMULQDQ, SSE4A. */
 void fuzz_add_host_features(struct cpu_model *model);
 /* NULL when the instruction may be generated, or why not. */
 const char *fuzz_excluded(const struct insn *in, const struct cpu_model *model);
+enum fuzz_announcement {
+    FUZZ_ANNOUNCED,
+    FUZZ_NOT_ANNOUNCED, /* its CPUID bit is clear in the model, or in all models */
+    FUZZ_UNKNOWN_SET    /* nobody has said so: an omission */
+};
+enum fuzz_announcement fuzz_announcement(const ZydisDecodedInstruction *zi,
+                                         const struct cpu_model *model);
 /* The excluded encodings by reason. */
 void fuzz_print_excluded(FILE *out);
+
+/* Decodes what stands at an offset in the case's code, as it starts. */
+bool fuzz_decode(const struct fuzz_case *c, u32 at, struct insn *out);
 
 /* ---- Generator (generate.c) ---- */
 #define FUZZ_BATCH 4096u
@@ -145,8 +195,22 @@ static inline u32 fuzz_entry(u64 number) {
 void fuzz_generate(struct fuzz_case *c, u64 seed, u64 number, const struct cpu_model *model);
 /* The memory that all cases of a batch start with. */
 void fuzz_template(u8 scratch[FUZZ_SCRATCH_BYTES], u64 seed, u64 batch);
-/* FXSAVE, FNSAVE and FNSTENV images hold pointers that are not compared. */
-bool fuzz_stores_pointers(const struct insn *in);
+
+/* ---- The host (host.c) ---- */
+struct fuzz_host {
+    char vendor[13];
+    unsigned family, model;
+    bool under_hypervisor;
+};
+struct fuzz_host fuzz_host_cpu(void);
+bool fuzz_host_is_amd(unsigned family);
+bool fuzz_host_has_umip(void);
+/* Undefined flags are the interpreter's: hosts/ has the record. */
+bool fuzz_host_is_recorded(void);
+/* Name of its record: vendor-family-model.txt. */
+void fuzz_host_record_name(char *out, size_t bytes);
+/* SGDT, SIDT, SLDT, STR, SMSW: with UMIP the host's kernel may do them. */
+bool fuzz_kernel_emulates(u16 mnemonic);
 
 /* ---- What hosts may do as they like (tolerated.c) ---- */
 /* Takes those bits out of a difference (FUZZ_DIFF_*) that the manual, or a documented difference
@@ -154,6 +218,13 @@ bool fuzz_stores_pointers(const struct insn *in);
 u32 fuzz_tolerate(const struct fuzz_case *c, const struct fuzz_result *native,
                   const struct fuzz_result *engine, u32 difference);
 void fuzz_print_tolerated(FILE *out);
+struct cpu;
+/* Whether the host is known to do something else than the manual at the next instruction of the
+ * case, in the state that it has come to. */
+enum fuzz_left_out fuzz_host_differs(struct fuzz_case *c, const struct cpu *cpu,
+                                     const struct insn *in);
+/* Names the bytes that the instruction which just faulted may or may not have written. */
+void fuzz_ignore_partial(struct fuzz_case *c, const struct cpu *cpu);
 
 /* ---- Undefined flags (undefined.c) ---- */
 /* The flags that the manual leaves undefined after the instruction. */
@@ -163,8 +234,14 @@ u32 fuzz_case_undefined(const struct fuzz_case *c);
 /* Records what the host did with them: lone instructions that ended. */
 void fuzz_note_undefined(const struct fuzz_case *c, const struct fuzz_result *native);
 void fuzz_print_undefined(FILE *out);
+/* The same as a record for hosts/, and the comparison with the one that is there: the number of
+ * lines that differ. */
+void fuzz_print_record(FILE *out);
+unsigned fuzz_check_record(const char *directory);
 
 /* ---- Memory (memory.c) ---- */
+/* These bytes are not compared from here on. */
+void fuzz_ignore(struct fuzz_case *c, u32 lin, u32 bytes);
 /* Puts template and patches into scratch memory. */
 void fuzz_memory_reset(u8 *scratch, const u8 *template, const struct fuzz_case *c);
 /* Hash of what differs from the template, the ignored bytes left out (they are zeroed). */
@@ -172,8 +249,9 @@ u64 fuzz_memory_hash(u8 *scratch, const u8 *template, const struct fuzz_case *c)
 
 /* ---- The native engine (native.c) ---- */
 struct fuzz_native;
-/* NULL with a reason where the host does not allow it. */
-struct fuzz_native *fuzz_native_create(unsigned max_cases, const char **why);
+/* NULL with a reason where the host does not allow it. Without ldt, as where modify_ldt is refused.
+ */
+struct fuzz_native *fuzz_native_create(unsigned max_cases, bool ldt, const char **why);
 void fuzz_native_destroy(struct fuzz_native *n);
 /* Shared with the child; the caller fills them. */
 struct fuzz_case *fuzz_native_cases(struct fuzz_native *n);
@@ -199,7 +277,8 @@ void fuzz_guest_destroy(struct fuzz_guest *g);
 /* New code and read-only memory for a batch. */
 void fuzz_guest_load(struct fuzz_guest *g, const struct fuzz_case *cases, unsigned count,
                      const u8 *template);
-void fuzz_guest_run(struct fuzz_guest *g, const struct fuzz_case *c, const u8 *template,
+/* The interpreter also says in c->left_out why the others should not run it. */
+void fuzz_guest_run(struct fuzz_guest *g, struct fuzz_case *c, const u8 *template,
                     struct fuzz_result *out);
 u8 *fuzz_guest_scratch(struct fuzz_guest *g);
 
@@ -218,11 +297,22 @@ enum fuzz_difference {
 };
 u32 fuzz_compare(const struct fuzz_case *c, const struct fuzz_result *a,
                  const struct fuzz_result *b);
+bool fuzz_fx_differs(const struct fuzz_result *a, const struct fuzz_result *b);
 /* Disassembly, input and the fields that differ. */
 void fuzz_print_case(const struct fuzz_case *c);
 void fuzz_print_results(const struct fuzz_case *c, const struct fuzz_result *native,
                         const struct fuzz_result *engine, const char *engine_name);
 void fuzz_print_memory(const u8 *native, const u8 *engine);
+/* ---- Coverage (coverage.c) ---- */
+/* Finds all that there is to cover. */
+void fuzz_cover_universe(const struct cpu_model *model);
+/* Counts a lone case. */
+void fuzz_cover_case(const struct fuzz_case *c, const struct fuzz_result *native);
+void fuzz_print_table(FILE *out);
+/* Prints what was neither executed nor left out for a reason, and reasons that do not hold. Returns
+ * their number. */
+unsigned fuzz_check_coverage(void);
+
 /* All forms with their cases and outcomes. */
 void fuzz_print_coverage(FILE *out);
 

@@ -2,12 +2,16 @@
  * fuzz_native.c: the differential fuzzer: generated cases on the host CPU, in the interpreter and
  * translated must end in the same state.
  *
- *   fuzz_native [--cases N] [--seed S] [--engines interp,bt,checked] [--case K] [--coverage FILE]
- *               [--seconds T] [--keep-going N] [--cpu MODEL]
+ *   fuzz_native [--cases N] [--seed S] [--engines interp,bt,checked] [--case K] [--seconds T]
+ *               [--keep-going N] [--cpu MODEL] [--coverage FILE] [--check] [--without MNEMONIC]
+ *               [--record FILE] [--hosts DIRECTORY] [--no-ldt]
  *
  * Without bt, instructions are added that no CPU model announces but the interpreter knows.
- * --case K runs and prints one case of the seed, made smaller when it fails. Exit status: 0 no
- * difference, 1 some, 77 the host cannot run cases natively.
+ * --case K runs and prints one case of the seed, made smaller when it fails. --check fails unless
+ * every form was executed or is left out for a reason; --without leaves a mnemonic out, to see that
+ * it does. --record writes what this CPU does with undefined flags, --hosts compares that with what
+ * is recorded. --no-ldt does without modify_ldt. Exit status: 0 no difference, 1 some, 77 the host
+ * cannot run cases natively.
  */
 #include "fuzz.h"
 
@@ -22,11 +26,11 @@ static const char *const engine_names[FUZZ_ENGINES] = {"interp", "bt"};
 
 struct options {
     u64 cases, seed, only;
-    bool one, engine[FUZZ_ENGINES];
+    bool one, check, no_ldt, engine[FUZZ_ENGINES];
     bool checked;        /* translated units check themselves */
     unsigned keep_going; /* differences that are reported before it ends */
     double seconds;
-    const char *coverage, *cpu;
+    const char *coverage, *cpu, *without, *record, *hosts;
 };
 
 struct session {
@@ -35,7 +39,7 @@ struct session {
     struct fuzz_native *native;
     struct fuzz_guest *guest[FUZZ_ENGINES];
     struct fuzz_result *result[FUZZ_ENGINES];
-    u64 run, skipped, undefined_differs, differences[FUZZ_ENGINES];
+    u64 run, left_out[FUZZ_LEFT_REASONS], undefined_differs, differences[FUZZ_ENGINES];
     unsigned failures;
 };
 
@@ -59,7 +63,7 @@ static void run_cases(struct session *s, unsigned count) {
         if (cases[i].skip)
             continue;
         fuzz_guest_run(s->guest[FUZZ_INTERP], &cases[i], template, r);
-        cases[i].skip = r->end == FUZZ_TIMEOUT;
+        cases[i].skip = cases[i].left_out != FUZZ_LEFT_NOT;
     }
     fuzz_native_start(s->native, count);
     for (unsigned i = 0; i < count && s->guest[FUZZ_BT]; i++)
@@ -90,7 +94,7 @@ static void keep_if_fails(struct session *s, struct fuzz_case *c, const struct f
         *c = *smaller;
 }
 
-/* Instructions become NOPs, registers zero, the FX image plain, patches go. */
+/* Instructions become NOPs, registers zero, segments flat, the FX image plain, patches go. */
 static void minimise(struct session *s, struct fuzz_case *c) {
     struct fuzz_case t;
     for (unsigned i = 0; i < c->insns; i++) {
@@ -101,6 +105,12 @@ static void minimise(struct session *s, struct fuzz_case *c) {
     for (unsigned i = 0; i < 8; i++) {
         t = *c;
         t.gpr[i] = 0;
+        keep_if_fails(s, c, &t);
+    }
+    for (unsigned i = 0; i < 6; i++) { /* flat, but for CS, which its code was made for */
+        t = *c;
+        t.seg[i] = i == SEG_CS ? t.seg[i] : FUZZ_DS;
+        t.stack16 = !fuzz_is_32bit(t.seg[SEG_SS]);
         keep_if_fails(s, c, &t);
     }
     t = *c;
@@ -196,7 +206,7 @@ static void count_case(struct session *s, unsigned i) {
     const struct fuzz_result *n = &fuzz_native_results(s->native)[i];
     struct fuzz_form *f = &fuzz_form[c->form];
     if (c->skip) {
-        s->skipped++;
+        s->left_out[c->left_out]++;
         f->skipped++;
         return;
     }
@@ -206,6 +216,8 @@ static void count_case(struct session *s, unsigned i) {
     if (n->end == FUZZ_FAULT)
         f->fault[n->vector & 31]++;
     fuzz_note_undefined(c, n);
+    if (s->o.check || s->o.coverage)
+        fuzz_cover_case(c, n);
 }
 
 static void run_batch(struct session *s, u64 first, unsigned count) {
@@ -241,6 +253,22 @@ static bool too_many(const struct session *s) {
     return s->differences[FUZZ_INTERP] + s->differences[FUZZ_BT] >= 1000 * (1ull + s->o.keep_going);
 }
 
+static const char *const left_out_names[FUZZ_LEFT_REASONS] = {
+    [FUZZ_LEFT_EMPTY] = "no encoding of the form was found",
+    [FUZZ_LEFT_STRAYS] = "runs into the code of other cases or the middle of an instruction",
+    [FUZZ_LEFT_LONG] = "runs on",
+    [FUZZ_LEFT_64BIT] = "enters 64-bit code",
+    [FUZZ_LEFT_TASK] = "IRET with NT: long mode has no task switches",
+    [FUZZ_LEFT_MOVS] = "REP MOVS that this host is known to get wrong",
+};
+
+static void print_left_out(const struct session *s, FILE *out) {
+    for (unsigned i = 0; i < FUZZ_LEFT_REASONS; i++)
+        if (s->left_out[i])
+            fprintf(out, "fuzz_native: left out: %llu cases: %s\n",
+                    (unsigned long long)s->left_out[i], left_out_names[i]);
+}
+
 static void run_all(struct session *s) {
     double start = now();
     for (u64 at = 0; at < s->o.cases && !too_many(s); at += FUZZ_BATCH) {
@@ -249,10 +277,10 @@ static void run_all(struct session *s) {
             break;
     }
     double seconds = now() - start;
-    printf("fuzz_native: seed %llu: %llu cases of %u forms in %.1f s (%.0f a second), %llu left "
-           "out\n",
+    printf("fuzz_native: seed %llu: %llu cases of %u forms in %.1f s (%.0f a second)\n",
            (unsigned long long)s->o.seed, (unsigned long long)s->run, fuzz_forms, seconds,
-           (double)s->run / seconds, (unsigned long long)s->skipped);
+           (double)s->run / seconds);
+    print_left_out(s, stdout);
     printf("fuzz_native: undefined flags alone differ in %llu cases\n",
            (unsigned long long)s->undefined_differs);
     for (unsigned e = 0; e < FUZZ_ENGINES; e++)
@@ -263,16 +291,21 @@ static void run_all(struct session *s) {
     fuzz_print_tolerated(stdout);
 }
 
-static void write_coverage(const char *path) {
-    FILE *out = fopen(path, "w");
-    if (!out) {
-        perror(path);
-        return;
-    }
+static void print_all(FILE *out) {
     fuzz_print_undefined(out);
     fuzz_print_tolerated(out);
+    fuzz_print_table(out);
     fuzz_print_coverage(out);
     fuzz_print_excluded(out);
+}
+
+static void write_file(const char *path, void (*print)(FILE *out)) {
+    FILE *out = path ? fopen(path, "w") : NULL;
+    if (path && !out)
+        perror(path);
+    if (!out)
+        return;
+    print(out);
     fclose(out);
 }
 
@@ -281,16 +314,20 @@ static void write_coverage(const char *path) {
 static void usage(void) {
     fprintf(stderr,
             "usage: fuzz_native [--cases N] [--seed S] [--engines interp,bt,checked] [--case K]\n"
-            "                   [--coverage FILE] [--seconds T] [--keep-going N] "
-            "[--cpu MODEL]\n");
+            "                   [--seconds T] [--keep-going N] [--cpu MODEL] [--coverage FILE]\n"
+            "                   [--check] [--without MNEMONIC] [--record FILE] [--hosts DIR]\n"
+            "                   [--no-ldt]\n");
     exit(2);
 }
 
 static void parse(struct options *o, int argc, char **argv) {
-    static const struct option names[] = {
-        {"cases", 1, 0, 'n'},      {"seed", 1, 0, 's'},     {"engines", 1, 0, 'e'},
-        {"case", 1, 0, 'k'},       {"coverage", 1, 0, 'c'}, {"seconds", 1, 0, 't'},
-        {"keep-going", 1, 0, 'g'}, {"cpu", 1, 0, 'p'},      {0, 0, 0, 0}};
+    static const struct option names[] = {{"cases", 1, 0, 'n'},    {"seed", 1, 0, 's'},
+                                          {"engines", 1, 0, 'e'},  {"case", 1, 0, 'k'},
+                                          {"coverage", 1, 0, 'c'}, {"seconds", 1, 0, 't'},
+                                          {"cpu", 1, 0, 'p'},      {"keep-going", 1, 0, 'g'},
+                                          {"check", 0, 0, 'h'},    {"without", 1, 0, 'w'},
+                                          {"no-ldt", 0, 0, 'l'},   {"record", 1, 0, 'r'},
+                                          {"hosts", 1, 0, 'o'},    {0, 0, 0, 0}};
     int option;
     *o = (struct options){.cases = 1000000, .seed = 1, .engine = {true, true}, .keep_going = 10};
     while ((option = getopt_long(argc, argv, "", names, NULL)) != -1)
@@ -322,6 +359,21 @@ static void parse(struct options *o, int argc, char **argv) {
         case 'p':
             o->cpu = optarg;
             break;
+        case 'h':
+            o->check = true;
+            break;
+        case 'w':
+            o->without = optarg;
+            break;
+        case 'r':
+            o->record = optarg;
+            break;
+        case 'o':
+            o->hosts = optarg;
+            break;
+        case 'l':
+            o->no_ldt = true;
+            break;
         default:
             usage();
         }
@@ -338,12 +390,21 @@ static bool open_session(struct session *s) {
     }
     if (!s->o.engine[FUZZ_BT])
         fuzz_add_host_features(&s->model);
-    fuzz_forms_enumerate(&s->model);
-    s->native = fuzz_native_create(FUZZ_BATCH, &why);
+    fuzz_forms_enumerate(&s->model, s->o.without);
+    if (s->o.check || s->o.coverage)
+        fuzz_cover_universe(&s->model);
+    s->native = fuzz_native_create(FUZZ_BATCH, !s->o.no_ldt, &why);
     if (!s->native) {
         fprintf(stderr, "fuzz_native: cannot run natively: %s\n", why);
         return false;
     }
+    if (!fuzz_has_ldt())
+        printf("fuzz_native: left out: all segments but the flat ones, and 16-bit code: no "
+               "modify_ldt here\n");
+    else if (!fuzz_has_16bit())
+        printf("fuzz_native: left out: 16-bit segments: modify_ldt refuses them here\n");
+    if (!fuzz_has_low())
+        printf("fuzz_native: left out: pages below 64 KiB: vm.mmap_min_addr\n");
     for (unsigned e = 0; e < FUZZ_ENGINES; e++) {
         s->result[e] = aligned_alloc(64, FUZZ_BATCH * sizeof *s->result[e]);
         memset(s->result[e], 0, FUZZ_BATCH * sizeof *s->result[e]);
@@ -362,13 +423,15 @@ int main(int argc, char **argv) {
         report(&s, s.o.only);
     else
         run_all(&s);
-    if (s.o.coverage)
-        write_coverage(s.o.coverage);
+    write_file(s.o.coverage, print_all);
+    write_file(s.o.record, fuzz_print_record);
+    unsigned uncovered = s.o.check && !s.o.one ? fuzz_check_coverage() : 0;
+    uncovered += s.o.hosts ? fuzz_check_record(s.o.hosts) : 0;
     u64 differences = s.differences[FUZZ_INTERP] + s.differences[FUZZ_BT];
     for (unsigned e = 0; e < FUZZ_ENGINES; e++) {
         fuzz_guest_destroy(s.guest[e]);
         free(s.result[e]);
     }
     fuzz_native_destroy(s.native);
-    return differences ? 1 : 0;
+    return differences || uncovered ? 1 : 0;
 }

@@ -5,18 +5,9 @@
 #include "fuzz.h"
 
 const u32 fuzz_page_lin[FUZZ_PAGES] = {
-    FUZZ_LOW,   FUZZ_LOW + 0x1000,   FUZZ_MAIN, FUZZ_MAIN + 0x1000, FUZZ_MAIN + 0x2000,
-    FUZZ_STACK, FUZZ_STACK + 0x1000, FUZZ_TOP,  FUZZ_LOW_RO,        FUZZ_MAIN_RO,
-};
-
-/* Expand-down segments are valid above their limit: SDM volume 3, section 5.3 "Limit Checking". */
-const struct fuzz_descriptor fuzz_ldt[FUZZ_LDT_ENTRIES] = {
-    {.base = FUZZ_MAIN - 0x4000, .limit = 0xfffff, .pages = true},
-    {.base = FUZZ_MAIN, .limit = 0x1fff},
-    {.limit = 0xfffff, .pages = true, .read_only = true},
-    {.limit = FUZZ_MAIN >> 12, .pages = true, .down = true},
-    {.limit = 0xfffff, .pages = true, .absent = true},
-    {.limit = 0xfffff, .pages = true, .code = true},
+    FUZZ_LOW,           FUZZ_LOW + 0x1000, FUZZ_MAIN,           FUZZ_MAIN + 0x1000,
+    FUZZ_MAIN + 0x2000, FUZZ_STACK,        FUZZ_STACK + 0x1000, FUZZ_TOP,
+    FUZZ_STACK_END,     FUZZ_LOW_RO,       FUZZ_MAIN_RO,
 };
 
 i32 fuzz_scratch_offset(u32 lin) {
@@ -47,4 +38,22 @@ u64 fuzz_memory_hash(u8 *scratch, const u8 *template, const struct fuzz_case *c)
         }
     }
     return hash;
+}
+
+void fuzz_ignore(struct fuzz_case *c, u32 lin, u32 bytes) {
+    for (u32 i = 0; i < bytes;) {
+        i32 offset = fuzz_scratch_offset(lin + i);
+        u32 n = MIN(bytes - i, PAGE_BYTES - ((lin + i) & PAGE_OFFSET_MASK));
+        struct fuzz_patch *last = c->ignores ? &c->ignore[c->ignores - 1] : NULL;
+        i += n;
+        if (offset < 0 || (u32)offset >= FUZZ_RW_BYTES)
+            continue;
+        if (last && last->offset + last->value == (u32)offset)
+            last->value += n;
+        else if (last && (u32)offset + n == last->offset) {
+            last->offset = (u32)offset;
+            last->value += n;
+        } else if (c->ignores < ARRAY_LEN(c->ignore))
+            c->ignore[c->ignores++] = (struct fuzz_patch){(u32)offset, n};
+    }
 }

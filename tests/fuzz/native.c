@@ -10,6 +10,9 @@
 #include <asm/ldt.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -37,6 +40,7 @@ struct native_state {
     u32 pad;
     u64 host_rsp, host_fs_base;
     u32 running;
+    u64 iret[5]; /* EIP, CS, EFLAGS, ESP, SS */
 };
 #define CHECK_OFFSET(field, value)                                                                 \
     _Static_assert(offsetof(struct native_state, field) == (value), "native_entry.S hard-codes "   \
@@ -48,6 +52,7 @@ CHECK_OFFSET(seg, 560);
 CHECK_OFFSET(host_rsp, 576);
 CHECK_OFFSET(host_fs_base, 584);
 CHECK_OFFSET(running, 592);
+CHECK_OFFSET(iret, 600);
 
 /* Global for the assembly and the signal handler of the child. */
 struct native_state fuzz_native_state;
@@ -57,7 +62,7 @@ int fuzz_native_enter(void);
 void fuzz_native_leave(int value);
 void fuzz_native_signal(int number, siginfo_t *info, void *context);
 void fuzz_on_signal(int number, siginfo_t *info, void *context);
-extern const u8 fuzz_stub[], fuzz_stub_end[];
+extern const u8 fuzz_stub[], fuzz_stub16[], fuzz_stub_end[];
 
 /* In shared memory, in front of cases and results. */
 struct control {
@@ -161,38 +166,85 @@ static bool child_memory(const struct fuzz_native *n) {
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != stub)
         return false;
     memcpy(stub, fuzz_stub, (size_t)(fuzz_stub_end - fuzz_stub));
+    if (fuzz_stub16 - fuzz_stub != FUZZ_STUB16)
+        return false;
     return mprotect(stub, PAGE_BYTES, PROT_READ | PROT_EXEC) == 0;
 }
 
-static bool child_ldt(void) {
-    for (unsigned i = 0; i < FUZZ_LDT_ENTRIES; i++) {
-        const struct fuzz_descriptor *d = &fuzz_ldt[i];
-        struct user_desc u = {.entry_number = i,
-                              .base_addr = d->base,
-                              .limit = d->limit,
-                              .seg_32bit = 1,
-                              .contents = d->code   ? 2u
-                                          : d->down ? 1u
+static bool set_descriptor(u16 selector, const struct fuzz_descriptor *d) {
+    struct user_desc u = {.entry_number = selector >> 3,
+                          .base_addr = d->base,
+                          .limit = d->limit,
+                          .seg_32bit = !d->small,
+                          .contents = d->conforming ? 3u
+                                      : d->code     ? 2u
+                                      : d->down     ? 1u
                                                     : 0u,
-                              .read_exec_only = d->read_only,
-                              .limit_in_pages = d->pages,
-                              .seg_not_present = d->absent,
-                              .useable = 0};
-        if (syscall(SYS_modify_ldt, 0x11, &u, sizeof u) != 0)
+                          .read_exec_only = d->read_only,
+                          .limit_in_pages = d->pages,
+                          .seg_not_present = d->absent,
+                          .useable = 0};
+    return syscall(SYS_modify_ldt, 0x11, &u, sizeof u) == 0;
+}
+
+/* The LDT as far as the host allows it: kernels without CONFIG_MODIFY_LDT_SYSCALL and seccomp
+ * filters of containers refuse all of it, kernels without espfix its 16-bit segments. */
+static bool child_ldt(void) {
+    const struct fuzz_descriptor *d;
+    for (unsigned i = 0; i < FUZZ_LDT_ENTRIES; i++)
+        if ((d = fuzz_descriptor((u16)FUZZ_LDT(i))) && !set_descriptor((u16)FUZZ_LDT(i), d))
             return false;
-    }
-    return true;
+    d = fuzz_descriptor(FUZZ_LDT_EXIT);
+    return !d || set_descriptor(FUZZ_LDT_EXIT, d);
+}
+
+/* Tries what the LDT may hold, in a process of its own. */
+static void probe_ldt(void) {
+    static const struct fuzz_descriptor plain = {.limit = 1}, small = {.limit = 1, .small = true};
+    pid_t child = fork();
+    int status = 0;
+    if (child == 0)
+        _exit(set_descriptor(7, &plain) ? set_descriptor(15, &small) ? 2 : 1 : 0);
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    int allowed = child > 0 && WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+    fuzz_segments_allow(allowed >= 1, allowed >= 2);
+}
+
+/* No case may call the host's kernel, whatever bytes it runs into: INT 80h, SYSENTER and SYSCALL of
+ * 32-bit code end the process, which is a difference. Kernels without seccomp go without. */
+static void child_fence(void) {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = ARRAY_LEN(filter), .filter = filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
 static void child_load(const struct fuzz_case *c) {
     struct native_state *s = &fuzz_native_state;
     memcpy(s->fx, c->fx, sizeof s->fx);
     memcpy(s->gpr, c->gpr, sizeof s->gpr);
+    memcpy(s->seg, c->seg, sizeof s->seg);
     s->flags = c->eflags;
-    s->far_eip = c->entry;
-    s->far_cs = FUZZ_CS;
-    s->seg[SEG_FS] = c->fs;
-    s->seg[SEG_GS] = c->gs;
+    s->far_eip = c->entry - fuzz_base(c->seg[SEG_CS]);
+    s->far_cs = c->seg[SEG_CS];
+    s->iret[0] = s->far_eip;
+    s->iret[1] = s->far_cs;
+    s->iret[2] = c->eflags;
+    s->iret[3] = c->gpr[R_ESP];
+    s->iret[4] = c->seg[SEG_SS];
+}
+
+/* The single-step trap behind a case's last jump. */
+static bool trapped_behind(const struct fuzz_result *r) {
+    return r->vector == VEC_DB &&
+           ((r->seg[SEG_CS] == FUZZ_CS64 && r->eip == FUZZ_STUB) ||
+            (r->seg[SEG_CS] == FUZZ_LDT_EXIT && r->eip == (FUZZ_STUB & 0xffff)));
 }
 
 /* A case that ran to its end, and one whose single-step trap came behind its last jump. */
@@ -200,7 +252,7 @@ static void child_result(struct fuzz_result *r, const struct fuzz_case *c, int l
     struct native_state *s = &fuzz_native_state;
     u32 end = c->entry + c->code_bytes;
     if (left == LEFT_FAULT) {
-        bool done = r->vector == VEC_DB && r->eip == FUZZ_STUB;
+        bool done = trapped_behind(r);
         r->end = done ? FUZZ_DONE : FUZZ_FAULT;
         if (done) {
             r->eip = end;
@@ -244,6 +296,7 @@ _Noreturn static void child_main(struct fuzz_native *n, int from_parent, int to_
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     child_signals();
     char ok = child_memory(n) && child_ldt();
+    child_fence();
     if (write(to_parent, &ok, 1) != 1 || !ok)
         _exit(2);
     struct itimerval tick = {{0, TICK_US}, {0, TICK_US}}, off = {{0, 0}, {0, 0}};
@@ -317,7 +370,7 @@ static void *shared(size_t bytes, int *fd) {
     return p == MAP_FAILED ? NULL : p;
 }
 
-struct fuzz_native *fuzz_native_create(unsigned max_cases, const char **why) {
+struct fuzz_native *fuzz_native_create(unsigned max_cases, bool ldt, const char **why) {
     static struct fuzz_native native;
     struct fuzz_native *n = &native;
     *n = (struct fuzz_native){.max_cases = max_cases, .to_child = -1, .from_child = -1};
@@ -334,7 +387,9 @@ struct fuzz_native *fuzz_native_create(unsigned max_cases, const char **why) {
     if (!n->scratch || !n->code || !n->control || !n->cases || !n->results)
         return NULL;
     memset(n->code + FUZZ_HALTS, 0xf4, PAGE_BYTES);
-    *why = "no memory below 4 GiB or no LDT";
+    if (ldt)
+        probe_ldt();
+    *why = "no memory below 4 GiB";
     if (!spawn(n)) {
         fuzz_native_destroy(n);
         return NULL;

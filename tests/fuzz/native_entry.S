@@ -16,6 +16,8 @@
 #define HOST_RSP 576
 #define HOST_FS_BASE 584
 #define RUNNING 592
+#define IRET 600        /* EIP, CS, EFLAGS, ESP, SS */
+#define TF 0x100
 #define FLAT_DS 0x2b
 
 /* void fuzz_native_enter(void): runs what fuzz_native_state holds, and leaves there what comes out.
@@ -34,9 +36,12 @@ fuzz_native_enter:
     mov AT(HOST_RSP), rsp
     mov dword ptr AT(RUNNING), 1
     fxrstor AT(FX)
-    mov eax, FLAT_DS
+    test dword ptr AT(FLAGS), TF
+    mov ax, AT(SEGS + 6)
     mov ds, eax
+    mov ax, AT(SEGS)
     mov es, eax
+    mov ax, AT(SEGS + 4)
     mov ss, eax
     mov ax, AT(SEGS + 8)
     mov fs, eax
@@ -49,19 +54,31 @@ fuzz_native_enter:
     mov ebp, AT(GPR + 20)
     mov esi, AT(GPR + 24)
     mov edi, AT(GPR + 28)
+    jnz 1f
     push qword ptr AT(FLAGS)
     popfq
     mov esp, AT(GPR + 16)
     jmp fword ptr AT(FAR)
+/* With TF, the first instruction to be trapped is the case's. IRETQ leaves the upper half of ESP
+ * alone when SS is a 16-bit segment: such cases start without TF. */
+1:  lea rsp, AT(IRET)
+    iretq
 
-/* What lies at FUZZ_STUB: only copied from here. */
+/* What lies at FUZZ_STUB: only copied from here. A case ends with the bytes EA 00 90 FF 0F 33 00:
+ * 32-bit code jumps to 0033:0FFF9000, which is fuzz_stub, 16-bit code to 0FFF:9000, where an LDT
+ * descriptor has 32-bit code with its base such that it is fuzz_stub16. */
     .section .data.rel.ro, "aw", @progbits
-    .globl fuzz_stub, fuzz_stub_end
+    .globl fuzz_stub, fuzz_stub16, fuzz_stub_end
 fuzz_stub:
     jmp qword ptr [rip + fuzz_stub_target]
     .balign 8
 fuzz_stub_target:
     .quad fuzz_native_exit
+    .balign 64
+fuzz_stub16:
+    .byte 0xea
+    .long 0x0fff9000
+    .short 0x33
 fuzz_stub_end:
     .text
 
@@ -90,6 +107,8 @@ fuzz_native_exit:
 leave_native:
     mov ecx, FLAT_DS
     mov ss, ecx
+    mov ds, ecx
+    mov es, ecx
     xor ecx, ecx
     mov fs, ecx
     mov rcx, AT(HOST_FS_BASE)
@@ -117,13 +136,13 @@ fuzz_native_leave:
     jmp leave_native
     .size fuzz_native_leave, . - fuzz_native_leave
 
-/* The signal handlers begin here: alignment checks off, then the thread's own FS base, before any C
+/* The signal handlers begin here: alignment checks, NT and TF off, then the thread's own FS base, before any C
  * code runs. The case's selectors stay to be read. */
     .globl fuzz_native_signal
     .type fuzz_native_signal, @function
 fuzz_native_signal:
     pushfq
-    and dword ptr [rsp], ~0x40500
+    and dword ptr [rsp], ~0x44500
     popfq
     cmp dword ptr AT(RUNNING), 0
     je 1f

@@ -5,6 +5,7 @@
 #include "fuzz.h"
 
 #include <cpuid.h>
+#include <stdlib.h>
 
 static const struct row {
     u16 mnemonic;
@@ -23,8 +24,8 @@ static const struct row {
     ROW(OR, F_AF, "OR"),
     ROW(XOR, F_AF, "XOR"),
     ROW(TEST, F_AF, "TEST"),
-    ROW(BSF, F_CF | F_OF | F_SF | F_AF | F_PF, "BSF"),
-    ROW(BSR, F_CF | F_OF | F_SF | F_AF | F_PF, "BSR"),
+    ROW(BSF, F_CF | F_OF | F_SF | F_AF | F_PF, "BSF, TZCNT"),
+    ROW(BSR, F_CF | F_OF | F_SF | F_AF | F_PF, "BSR, LZCNT"),
     ROW(BT, F_OF | F_SF | F_AF | F_PF, "BT"),
     ROW(BTS, F_OF | F_SF | F_AF | F_PF, "BTS"),
     ROW(BTR, F_OF | F_SF | F_AF | F_PF, "BTR"),
@@ -74,6 +75,8 @@ u32 fuzz_undefined_flags(const struct insn *in) {
     bool shift = in->mnemonic == ZYDIS_MNEMONIC_SHL || in->mnemonic == ZYDIS_MNEMONIC_SHR;
     bool rotate =
         flags == F_OF && in->mnemonic != ZYDIS_MNEMONIC_DAA && in->mnemonic != ZYDIS_MNEMONIC_DAS;
+    if (in->imm_bytes && !known_count(in) && (shift || rotate || flags == (F_OF | F_AF)))
+        return 0; /* a count of 0 changes none */
     unsigned count = known_count(in), bits = in->op[0].bytes * 8u;
     if (shift && count && count < bits)
         flags &= ~(u32)F_CF;
@@ -85,19 +88,41 @@ u32 fuzz_undefined_flags(const struct insn *in) {
     return flags;
 }
 
+/* What the instruction leaves defined, whatever its operands: the arithmetic that has no count. */
+static u32 defined_flags(const struct insn *in) {
+    if (in->map != 0)
+        return 0;
+    bool alu = in->opcode < 0x40 && (in->opcode & 7) < 6;
+    bool group1 = in->opcode >= 0x80 && in->opcode <= 0x83;
+    bool test =
+        in->opcode == 0x84 || in->opcode == 0x85 || in->opcode == 0xa8 || in->opcode == 0xa9;
+    return alu || group1 || test ? F_ARITH & ~fuzz_undefined_flags(in) : 0;
+}
+
+static bool straight(const struct insn *in) {
+    return !(in->map == 0 && ((in->opcode & 0xf0) == 0x70 || in->opcode >= 0xe0 ||
+                              in->opcode == 0x9a || (in->opcode & 0xf6) == 0xc2)) &&
+           !(in->map == 1 && (in->opcode & 0xf0) == 0x80);
+}
+
+/* A later instruction defines a flag again where no branch can go around it. */
 u32 fuzz_case_undefined(const struct fuzz_case *c) {
     struct insn in;
     u32 flags = 0;
+    bool follows = true;
     for (unsigned i = 0; i < c->insns; i++)
-        if (insn_decode(&in, c->code + c->insn_start[i], 15, true, true) == INSN_OK)
+        follows &= fuzz_decode(c, c->insn_start[i], &in) && straight(&in);
+    for (unsigned i = 0; i < c->insns; i++)
+        if (fuzz_decode(c, c->insn_start[i], &in)) {
+            flags &= follows ? ~defined_flags(&in) : ~0u;
             flags |= fuzz_undefined_flags(&in);
+        }
     return flags;
 }
 
 void fuzz_note_undefined(const struct fuzz_case *c, const struct fuzz_result *native) {
     struct insn in;
-    if (!c->lone || native->end != FUZZ_DONE ||
-        insn_decode(&in, c->code, 15, true, true) != INSN_OK)
+    if (!c->lone || native->end != FUZZ_DONE || !fuzz_decode(c, 0, &in))
         return;
     int row = find(in.mnemonic);
     u32 flags = fuzz_undefined_flags(&in);
@@ -142,4 +167,61 @@ void fuzz_print_undefined(FILE *out) {
                         100.0 * (double)seen[i].changed[names[k].bit] / (double)seen[i].cases);
         fprintf(out, "\n");
     }
+}
+
+/* ---- The record of a CPU model ---- */
+
+static const char *behaviour(const struct seen *s, unsigned bit) {
+    return s->changed[bit] == 0      ? "kept"
+           : s->set[bit] == 0        ? "0"
+           : s->set[bit] == s->cases ? "1"
+                                     : "varies";
+}
+
+void fuzz_print_record(FILE *out) {
+    static const struct {
+        u8 bit;
+        const char *name;
+    } names[] = {{0, "CF"}, {2, "PF"}, {4, "AF"}, {6, "ZF"}, {7, "SF"}, {11, "OF"}};
+    struct fuzz_host h = fuzz_host_cpu();
+    fprintf(out,
+            "# %s family %02x model %02x: what becomes of the flags that the manual leaves\n"
+            "# undefined: mnemonic, entry of SDM volume 2 (\"Flags Affected\"), flags\n",
+            h.vendor, h.family, h.model);
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+        fprintf(out, "%s\t%s", insn_mnemonic_name(rows[i].mnemonic), rows[i].entry);
+        for (unsigned k = 0; k < ARRAY_LEN(names); k++)
+            if (rows[i].flags >> names[k].bit & 1)
+                fprintf(out, "\t%s %s", names[k].name,
+                        seen[i].cases ? behaviour(&seen[i], names[k].bit) : "not seen");
+        fprintf(out, "\n");
+    }
+}
+
+unsigned fuzz_check_record(const char *directory) {
+    char path[4096], name[64], line[256], *now = NULL, *at;
+    size_t bytes = 0;
+    unsigned bad = 0;
+    fuzz_host_record_name(name, sizeof name);
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    FILE *file = fopen(path, "r"), *out = open_memstream(&now, &bytes);
+    fuzz_print_record(out);
+    fclose(out);
+    if (!file)
+        printf("fuzz_native: no record %s of this CPU: tests/README.md says how to make one\n",
+               name);
+    at = now;
+    while (file && fgets(line, sizeof line, file)) {
+        size_t n = strlen(line);
+        if (strncmp(at, line, n)) {
+            printf("fuzz_native: %s says: %s", name, line);
+            bad++;
+        }
+        at += strcspn(at, "\n");
+        at += *at == '\n';
+    }
+    if (file)
+        fclose(file);
+    free(now);
+    return bad;
 }

@@ -10,6 +10,7 @@
 static u64 ldts[2][8];
 CODE(read_fs, "mov %fs:0,%eax; mov %fs:4,%ebx" DONE);
 CODE(load_fs, "mov %ecx,%fs; mov %fs:0,%eax; mov %fs,%edx" DONE);
+CODE(back_to_null, "mov %ecx,%fs; mov %edx,%fs; mov %ecx,%fs; mov %fs,%eax" DONE);
 u32 kept[2];
 CODE(keeps, "mov %ecx,%fs; mov %fs:0,%eax; mov %eax,kept; movl $0,8(%esi); movl $0,12(%esi);"
             "mov %fs:0,%ebx; mov %ebx,kept+4; int $0x92; mov %fs:0,%edi" DONE);
@@ -50,6 +51,11 @@ void test(void) {
         reset_run(3);
         in.ecx = 7; /* index 0 of the LDT is no null selector */
         FAULTS(3, load_fs, V_GP, 4);
+        reset_run(3);
+        in.ecx = 3; /* null, whatever an engine remembers of the first load */
+        in.edx = DATA;
+        RUNS(3, back_to_null);
+        EQ(trap.eax, 3);
         reset_run(3);
         in.cs = CODE;
         in.ds = OTHER;
