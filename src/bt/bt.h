@@ -62,6 +62,7 @@ struct bt_config {
     bool chain, retstack, icache, adapt, foresight, selfcheck;
     bool selfcheck_all; /* every page's units check themselves: to test them */
     bool verify;        /* Capstone checks every emitted unit */
+    bool count;         /* translated code counts how often each unit is entered (hosted only) */
     bool icount;        /* translated code counts guest instructions */
     bool direct;        /* applications run untranslated where the substrate can (metal) */
     u32 trap_classes; /* enum bt_trap_class bits: left in place in kernel code, so that they trap */
@@ -202,6 +203,9 @@ struct bt_event {
  * state in the registers, which it must not touch, and must not call the translator. */
 typedef void bt_observer(void *opaque, const struct bt_event *event);
 bool bt_observe(struct bt *bt, bt_observer *observer, void *opaque);
+/* With config.count: how often each unit was entered since the last flush, by its number; else
+ * NULL. A flush clears it after the observers were told. */
+const u64 *bt_executions(const struct bt *bt);
 void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
 #define BT_MAX_OBSERVERS 2
 

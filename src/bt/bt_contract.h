@@ -63,6 +63,9 @@
 #define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's */
 #define HOT_KICK HOT(336) /* u32: to be looked at before guest code runs untranslated */
 
+/* bt_config.count: u64 per unit, how often it was entered. */
+#define HOT_UNIT_COUNTS HOT(344)
+
 /* The view's jump table: 2^VIEW_BITS host addresses indexed by the low bits of the guest EIP. */
 #define VIEW_BITS 14
 #define VIEW_ENTRIES (1 << VIEW_BITS)

@@ -22,6 +22,7 @@
  *    branch target inside the sequence. RCX is truncated only under REP.
  *  - vCPU memory: [r15+disp32] without index, disp in the hot area, or exactly the safepoint word;
  *    stores only to HOT_FLAG_IF, HOT_ARG0, HOT_ARG1, HOT_ARG2 and (with -icount) HOT_BUDGET
+ *  - with config.count, at the direct entry: the increment of the unit's own counter (match_count)
  *  - pointer chases: mov r8,[r15+HOT_FS_BASE_PTR|HOT_GS_BASE_PTR]; mov r8d,[r8] and
  *    mov r9,[r15+HOT_STI_POLL]; mov r9d,[r9], as exact pairs
  *  - branches: direct ones inside the unit at an instruction boundary (not inside a sequence), or
@@ -85,6 +86,7 @@ struct bt_hot {
         };
         volatile u64 attention; /* 0: none of them */
     };
+    u64 unit_counts;
     u64 null_descriptor;
     /* Per privilege [user]: what a change of ring loads. */
     u64 ring_window[2], ring_table[2], ring_return_rsp[2];
@@ -135,6 +137,7 @@ HOT_ASSERT(HOT_ENTER_FRAME, enter_frame);
 HOT_ASSERT(HOT_DELTA, delta);
 HOT_ASSERT(HOT_RING_USER, ring_user);
 HOT_ASSERT(HOT_KICK, kick);
+HOT_ASSERT(HOT_UNIT_COUNTS, unit_counts);
 _Static_assert(sizeof(struct bt_segment_cache) == SEGMENT_CACHE_BYTES, "segment cache");
 
 _Static_assert((int)CO_COUNT == (int)BT_CALLOUT_COUNT && CO_STALE == (int)BT_CALLOUT_stale &&
@@ -259,6 +262,7 @@ struct bt {
     u64 generation;
     struct bt_unit *unit;
     u32 unit_count, unit_capacity;
+    u64 *executions; /* config.count: by unit */
     struct bt_slot *slot;
     u32 slot_count, slot_capacity;
     struct bt_pc *pc;

@@ -24,8 +24,11 @@ static bool create_tables(struct bt *bt) {
     bt->cont = calloc(bt->cont_capacity, sizeof *bt->cont);
     bt->check = calloc(bt->check_capacity, sizeof *bt->check);
     bt->page_head = malloc(bt->page_count * sizeof *bt->page_head);
-    return bt->unit && bt->slot && bt->pc && bt->cont && bt->check && bt->page_head &&
-           selfcheck_create(bt);
+    if (bt->config.count)
+        bt->executions = calloc(bt->unit_capacity, sizeof *bt->executions);
+    bt_hot(bt->cpu)->unit_counts = (u64)bt->executions;
+    return (bt->executions || !bt->config.count) && bt->unit && bt->slot && bt->pc && bt->cont &&
+           bt->check && bt->page_head && selfcheck_create(bt);
 }
 
 bool cache_create(struct bt *bt, char *err, size_t err_bytes) {
@@ -46,6 +49,7 @@ bool cache_create(struct bt *bt, char *err, size_t err_bytes) {
 
 void cache_destroy(struct bt *bt) {
     memory_code_destroy(&bt->cache_memory);
+    free(bt->executions);
     free(bt->unit);
     free(bt->slot);
     free(bt->pc);
@@ -252,6 +256,8 @@ void cache_flush(struct bt *bt, enum bt_cause cause) {
             mmu_code_unprotect(bt->cpu->mmu, GPA(u->page2));
     }
     bt->stats->units_evicted += bt->unit_count;
+    if (bt->executions)
+        memset(bt->executions, 0, bt->unit_count * sizeof *bt->executions);
     memset(bt->hash, 0xff, sizeof bt->hash);
     memset(bt->page_head, 0xff, bt->page_count * sizeof *bt->page_head);
     bt->unit_count = bt->slot_count = bt->pc_count = bt->cont_count = bt->check_count = 0;

@@ -19,6 +19,10 @@ void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque) {
     bt->listeners = kept;
 }
 
+const u64 *bt_executions(const struct bt *bt) {
+    return bt->executions;
+}
+
 void bt_tell(struct bt *bt, const struct bt_event *event) {
     for (unsigned i = 0; i < bt->listeners; i++)
         bt->listener[i].observer(bt->listener[i].opaque, event);

@@ -15,7 +15,7 @@
 struct verifier {
     const u8 *code;
     u32 bytes, at;
-    bool icount;
+    bool icount, count;
     u32 trap_classes; /* BT_TRAP_* that may be left in place */
     bool (*known)(void *opaque, u32 offset);
     void *opaque;
@@ -338,14 +338,42 @@ static u32 match_self_check(const struct verifier *v, u32 offset) {
     return !u || unit == v->unit_index ? matched(v, offset, &c) : 0;
 }
 
+/* [r8+disp] with the displacement of the unit's own counter, in the shortest form. */
+static void take_counter(const struct verifier *v, struct cursor *c) {
+    u32 disp = v->unit_index * 8;
+    if (disp == 0)
+        TAKE(c, 0x08);
+    else if (disp < 0x80)
+        TAKE(c, 0x48, (u8)disp);
+    else {
+        TAKE(c, 0x88);
+        take_u32(c, disp);
+    }
+}
+
+/* config.count: the unit counts how often it is entered, in its own counter alone. */
+static u32 match_count(const struct verifier *v, u32 offset) {
+    struct cursor c = cursor_at(v, offset);
+    if (!v->count || !v->unit)
+        return 0;
+    TAKE(&c, 0x4d, 0x8b, 0x87); /* mov r8,[r15+HOT_UNIT_COUNTS] */
+    take_u32(&c, HOT_UNIT_COUNTS);
+    TAKE(&c, 0x4d, 0x8b);
+    take_counter(v, &c);
+    TAKE(&c, 0x4d, 0x8d, 0x49, 0x01); /* lea r9,[r9+1] */
+    TAKE(&c, 0x4d, 0x89);
+    take_counter(v, &c);
+    return matched(v, offset, &c);
+}
+
 static u32 match_sequence(struct verifier *v, u32 offset) {
     u32 n;
     if ((n = match_string(v, offset)) || (n = match_segment_base(v, offset)) ||
         (n = match_sti_poll(v, offset)) || (n = match_icount(v, offset)) ||
         (n = match_pushf(v, offset)) || (n = match_popf(v, offset)) ||
         (n = match_rdtsc(v, offset)) || (n = match_indirect(v, offset)) ||
-        (n = match_self_check(v, offset)) || (n = match_callout(v, offset)) ||
-        (n = match_privileged(v, offset)))
+        (n = match_self_check(v, offset)) || (n = match_count(v, offset)) ||
+        (n = match_callout(v, offset)) || (n = match_privileged(v, offset)))
         return n;
     return 0;
 }
@@ -790,6 +818,7 @@ const char *bt_verify(const struct bt *bt, const struct bt_unit *unit, u32 *offs
                          .bytes = unit->host_bytes,
                          .at = unit->host,
                          .icount = bt->config.icount,
+                         .count = bt->config.count,
                          .trap_classes = unit->cpl == 0 ? bt->config.trap_classes : 0,
                          .known = is_direct_entry,
                          .opaque = (void *)(uintptr_t)bt,

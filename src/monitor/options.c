@@ -136,6 +136,12 @@ static enum mon_parse_result set_translation_trace(const struct met *met) {
     met->o->translation_trace = met->arg;
     return MON_PARSE_RUN;
 }
+static enum mon_parse_result set_trace_counts(const struct met *met) {
+    met->o->bt.count = !strcmp(met->arg, "exact");
+    if (!met->o->bt.count && strcmp(met->arg, "sampled"))
+        return fail("-trace-counts: '%s' is neither sampled nor exact", met->arg);
+    return MON_PARSE_RUN;
+}
 static enum mon_parse_result set_trace_file(const struct met *met) {
     met->o->trace_file = met->arg;
     return MON_PARSE_RUN;
@@ -600,6 +606,9 @@ static const struct option_row options[] = {
      " file   the guest kernel's names: System.map, kallsyms or vmlinux"},
     {"trace-out", ARG | NEEDS_FILES, set_translation_trace,
      " file\n                record the translation trace of this run"},
+    {"trace-counts", ARG | NEEDS_FILES, set_trace_counts,
+     " sampled|exact\n                how -trace-out learns how often code ran (sampled by "
+     "default)"},
     {"verify", NO_ARG, set_verify, "         let Capstone check every translated unit"},
     {"lockstep", NEEDS_DEBUGGERS, set_lockstep,
      "       run units in the interpreter too, stop at the first difference"},

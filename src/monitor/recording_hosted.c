@@ -11,7 +11,8 @@ bool mon_recording_open(struct vm *vm, struct mon_error *err) {
     struct tt_header header = {.ram_bytes = o->ram_bytes,
                                .config = o->bt,
                                .model = vm->model,
-                               .version = RINGFOLD_VERSION};
+                               .version = RINGFOLD_VERSION,
+                               .exact_counts = o->bt.count};
     struct tt_error why;
     if (!o->translation_trace)
         return true;

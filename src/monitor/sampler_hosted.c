@@ -96,7 +96,7 @@ static bool start_timer(struct mon_sampler *s) {
 
 bool mon_sampler_start(struct vm *vm, struct mon_error *err) {
     const struct mon_options *o = &vm->opt;
-    if (!o->profile && !vm->recording)
+    if (!o->profile && !(vm->recording && !o->bt.count))
         return true;
     struct mon_sampler *s = calloc(1, sizeof *s);
     if (!s)

@@ -45,9 +45,10 @@ void tt_hear(void *opaque, const struct bt_event *event) {
 }
 
 void tt_hear_counts(struct tt_recorder *r) {
+    const u64 *exact = bt_executions(r->bt), *count = exact ? exact : r->count;
     u32 n = 0;
     for (u32 i = 0; i < r->units; i++)
-        n += r->count[i] != 0;
+        n += count[i] != 0;
     struct heard *h = n ? take_room(r, n * (u32)sizeof(struct tt_count)) : NULL;
     struct tt_count *to = h ? (struct tt_count *)h->payload : NULL;
     if (h) {
@@ -55,8 +56,8 @@ void tt_hear_counts(struct tt_recorder *r) {
         h->counts = n;
     }
     for (u32 i = 0; i < r->units; i++) {
-        if (to && r->count[i])
-            *to++ = (struct tt_count){i, r->count[i]};
+        if (to && count[i])
+            *to++ = (struct tt_count){i, count[i]};
         r->count[i] = 0;
     }
     r->units = 0;

@@ -136,6 +136,7 @@ static bool set_up(struct replay *r, struct tt_error *err) {
     struct bt_config config = r->script->header.config;
     config.verify = r->options->verify;
     config.direct = false; /* nothing runs here */
+    config.count = false;
     if (r->options->cache_bytes)
         config.cache_bytes = r->options->cache_bytes;
     r->cpu = cpu_create();

@@ -333,21 +333,6 @@ static u32 alignment_or_limit(const struct view *v, u32 d) {
                : d;
 }
 
-/* The interpreter's DEVIATION: MXCSR.PE beside unmasked overflow or underflow, and the flags of
- * DPPS and DPPD. */
-static u32 simd_flags(const struct view *v, u32 d) {
-    const struct fuzz_result *n = v->native, *e = v->engine;
-    u32 flags = load32(n->fx + 24) ^ load32(e->fx + 24), allowed = BIT(5);
-    if (v->in->mnemonic == ZYDIS_MNEMONIC_DPPS || v->in->mnemonic == ZYDIS_MNEMONIC_DPPD)
-        allowed = 0x3f;
-    bool state_equal = !memcmp(n->fx, e->fx, 5) && !memcmp(n->fx + 160, e->fx + 160, 128);
-    for (unsigned i = 0; i < 8; i++)
-        state_equal &= !memcmp(n->fx + 32 + 16 * i, e->fx + 32 + 16 * i, 10);
-    return faulted(n, VEC_XM) && faulted(e, VEC_XM) && state_equal && !(flags & ~allowed)
-               ? d & ~(u32)FUZZ_DIFF_FX
-               : d;
-}
-
 /* RETF and IRET read their words in some order, and those of an outer stack when the selector's RPL
  * is not the CPL, which only then is found to be too low. */
 static u32 far_return(const struct view *v, u32 d) {
@@ -579,8 +564,6 @@ static struct rule rules[] = {
      "SDM volume 3, 6.9 \"Priority Among Simultaneous Exceptions and Interrupts\", table 6-2: no "
      "priority among the faults of one operand",
      ANYWHERE, alignment_or_limit, 0},
-    {"flags of MXCSR after #XM", "docs/deviations.md, src/interp/hostfp.c", ANYWHERE, simd_flags,
-     0},
     {"RETF and IRET read CS first, and the outer stack before RPL < CPL is #GP",
      "SDM volume 2, \"RET\", \"IRET/IRETD/IRETQ\", section Operation, order the checks otherwise; "
      "measured on AMD family 1Ah",

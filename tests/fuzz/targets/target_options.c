@@ -23,7 +23,12 @@ static void be_quiet(void) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes) {
-    static const struct mon_host_cpu host = {~0u, ~0u, 2000000000, true};
+    static const struct mon_host_cpu host = {.f1_edx = ~0u,
+                                             .f1_ecx = ~0u,
+                                             .f7_ebx = ~0u,
+                                             .x1_ecx = ~0u,
+                                             .tsc_hz = 2000000000,
+                                             .tsc_invariant = true};
     char *text = malloc(bytes + 1), *line = malloc(bytes + 1), *argv[66] = {"ringfold"};
     struct mon_options options;
     struct mon_fw_cfg_option fw;

@@ -37,7 +37,8 @@ static void destroy(void) {
 
 static void make_cpu(void) {
     static struct cpu_model model = {.has_nx = true, .cr4_allowed = ~0u};
-    static struct cpu_bus bus = {no_io_read, no_io_write, mmio_read, mmio_write, NULL, NULL, NULL};
+    static struct cpu_bus bus = {no_io_read, no_io_write, mmio_read, mmio_write, NULL,
+                                 NULL,       NULL,        NULL,      NULL};
     struct mmu_error err;
     if (cpu)
         return;
