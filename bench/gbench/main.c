@@ -9,5 +9,6 @@ int main(int argc, char **argv) {
     bench_translate_register();
     bench_mmu_register();
     bench_run_register();
+    bench_replay_register();
     return gb_main(argc, argv);
 }

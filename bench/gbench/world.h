@@ -42,5 +42,6 @@ void bench_decode_register(void);
 void bench_translate_register(void);
 void bench_mmu_register(void);
 void bench_run_register(void);
+void bench_replay_register(void);
 
 #endif

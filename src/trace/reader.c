@@ -121,11 +121,9 @@ static void get_text(struct tt_reader *r, char *to, size_t room) {
 /* ---- the header ---- */
 
 static void get_model(struct tt_reader *r, struct cpu_model *m) {
-    u32 *const words[] = {&m->max_basic,   &m->max_extended, &m->max_hypervisor,
-                          &m->cr4_allowed, &m->f1_edx,       &m->f1_ecx,
-                          &m->f7_ebx,      &m->x1_edx,       &m->x1_ecx};
-    for (unsigned i = 0; i < sizeof words / sizeof *words; i++)
-        *words[i] = get32(r);
+#define X(word) m->word = get32(r);
+    TT_MODEL_WORDS(X)
+#undef X
     m->has_nx = get_number(r, 1);
     m->tsc_hz = get_number(r, UINT64_MAX);
     m->crystal_hz = get_number(r, UINT64_MAX);

@@ -188,6 +188,14 @@ static void evict(struct replay *r) {
     bt_replay_flush(r->bt);
 }
 
+/* Whether the unit came out as in the recorded run. */
+static void compare(struct replay *r, const struct bt_event *e, u32 unit) {
+    struct bt_unit_info u;
+    bool same = bt_replay_unit(r->bt, unit, &u) && u.insns == e->insns &&
+                u.guest_bytes == e->guest_bytes && u.host_bytes == e->host_bytes;
+    r->result->differing += !same;
+}
+
 static bool make(struct replay *r, u64 step, u32 *unit) {
     const struct bt_context *c = &r->script->step[step].context;
     if (r->options->stage_repeat)
@@ -199,6 +207,8 @@ static bool make(struct replay *r, u64 step, u32 *unit) {
         ok = bt_replay_translate(r->bt, c, unit) && *unit != GONE;
     }
     r->result->cycles += __rdtsc() - start;
+    if (ok)
+        compare(r, &r->script->step[step].event, *unit);
     r->result->units += ok;
     if (ok && r->options->made)
         r->options->made(r->options->opaque, r->script->step[step].number, r->bt, *unit);

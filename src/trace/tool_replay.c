@@ -61,6 +61,10 @@ static void print_text(const struct tt_replay_result *r, const struct arguments 
     printf("cache      %" PRIu64 " KiB at most, %" PRIu64 " evictions of %" PRIu64
            " units in all, %" PRIu64 " made again\n",
            r->peak_bytes >> 10, r->flushes, r->evicted_units, r->remade_units);
+    if (r->differing)
+        printf("differing  %" PRIu64
+               " units: made with other instructions or bytes than recorded\n",
+               r->differing);
     if (r->unmatched)
         printf("unmatched  %" PRIu64 " events: recorded by a different translator\n", r->unmatched);
     printf("time       %.1f cycles, %.1f ns per guest instruction\n",
@@ -77,11 +81,11 @@ static void print_json(const struct tt_replay_result *r, const struct arguments 
     printf("{\"units\": %" PRIu64 ", \"guest_insns\": %" PRIu64 ", \"guest_bytes\": %" PRIu64
            ", \"host_bytes\": %" PRIu64 ", \"chains\": %" PRIu64 ", \"invalidated\": %" PRIu64
            ", \"flushes\": %" PRIu64 ", \"evicted_units\": %" PRIu64 ", \"remade_units\": %" PRIu64
-           ", \"unmatched\": %" PRIu64 ", \"peak_bytes\": %" PRIu64 ", \"cycles\": %" PRIu64
-           ", \"cycles_per_ns\": %.4f",
+           ", \"differing\": %" PRIu64 ", \"unmatched\": %" PRIu64
+           ", \"peak_bytes\": %" PRIu64 ", \"cycles\": %" PRIu64 ", \"cycles_per_ns\": %.4f",
            r->units, r->guest_insns, r->guest_bytes, r->host_bytes, r->chains, r->invalidated,
-           r->flushes, r->evicted_units, r->remade_units, r->unmatched, r->peak_bytes, r->cycles,
-           speed);
+           r->flushes, r->evicted_units, r->remade_units, r->differing, r->unmatched, r->peak_bytes,
+           r->cycles, speed);
     for (unsigned i = 0; a->stages && i < BT_STAGE_COUNT; i++)
         printf(", \"%s_cycles\": %" PRIu64, stage_name[i], r->stage_cycles[i]);
     printf(", \"image\": \"%016" PRIx64 "\"}\n", r->image_hash);

@@ -109,10 +109,11 @@ struct tt_replay_result {
     u64 chains, invalidated;
     u64 flushes, evicted_units; /* because the cache was full here */
     u64 remade_units;           /* made again because they were used after such a flush */
-    u64 unmatched;              /* events that found no branch: a different translator recorded */
-    u64 peak_bytes;             /* of the cache in use */
-    u64 image_hash;             /* XXH64 over the cache images at each flush and at the end */
-    u64 cycles;                 /* TSC, of translating, linking, dropping: all but reading */
+    u64 differing;  /* units that came out with other instructions or bytes than recorded */
+    u64 unmatched;  /* events that found no branch: a different translator recorded */
+    u64 peak_bytes; /* of the cache in use */
+    u64 image_hash; /* XXH64 over the cache images at each flush and at the end */
+    u64 cycles;     /* TSC, of translating, linking, dropping: all but reading */
     u64 link_cycles;
     u64 stage_cycles[BT_STAGE_COUNT]; /* link is link_cycles and what translation spends beside
                                          these */

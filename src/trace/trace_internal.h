@@ -47,6 +47,22 @@ enum {
     TT_CONFIG_DIRECT = 128
 };
 
+/* The words of struct cpu_model in the order of the header. The assertion reminds whoever adds one.
+ */
+#define TT_MODEL_WORDS(X)                                                                          \
+    X(signature)                                                                                   \
+    X(max_basic)                                                                                   \
+    X(max_extended)                                                                                \
+    X(max_hypervisor)                                                                              \
+    X(cr4_allowed)                                                                                 \
+    X(f1_edx)                                                                                      \
+    X(f1_ecx)                                                                                      \
+    X(f7_ebx)                                                                                      \
+    X(x1_edx)                                                                                      \
+    X(x1_ecx)
+_Static_assert(sizeof(struct cpu_model) == 20 + 40 * sizeof(struct cpuid_leaf) + 12 + 16 + 24,
+               "a trace holds all of the CPU model");
+
 /* Limits that no honest trace reaches: a reader's memory stays within them. */
 #define TT_MAX_CODES (1u << 22)
 #define TT_MAX_CODE_BYTES (512u << 20)

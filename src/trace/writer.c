@@ -99,11 +99,10 @@ static u64 config_bits(const struct bt_config *c) {
 }
 
 static void put_model(struct tt_writer *w, const struct cpu_model *m) {
-    const u32 words[] = {m->max_basic, m->max_extended, m->max_hypervisor, m->cr4_allowed,
-                         m->f1_edx,    m->f1_ecx,       m->f7_ebx,         m->x1_edx,
-                         m->x1_ecx,    m->has_nx};
-    for (unsigned i = 0; i < sizeof words / sizeof *words; i++)
-        put_number(w, words[i]);
+#define X(word) put_number(w, m->word);
+    TT_MODEL_WORDS(X)
+#undef X
+    put_number(w, m->has_nx);
     put_number(w, m->tsc_hz);
     put_number(w, m->crystal_hz);
     put_number(w, m->count);
