@@ -135,6 +135,10 @@ void bt_interrupted(struct bt *bt, void *frame) {
     (void)bt, (void)frame; /* signals interrupt nothing but translated code */
 }
 
+void substrate_load_msrs(struct bt *bt) {
+    (void)bt; /* RDTSCP is emulated */
+}
+
 bool substrate_direct_ready(struct bt *bt) {
     (void)bt;
     return false;

@@ -108,7 +108,7 @@ static inline void select_tsd(struct bt *bt) {
 
 #define MSR_TSC_AUX 0xc0000103u
 
-static inline void select_tsc_aux(struct bt *bt) {
+void substrate_load_msrs(struct bt *bt) {
     u32 want = bt->cpu->msr_tsc_aux;
     if (likely(want == bt->substrate->tsc_aux) || !bt->substrate->has_tsc_aux)
         return;
@@ -123,7 +123,6 @@ bool substrate_direct_ready(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     struct bt_hot *hot = bt_hot(cpu);
     select_tsd(bt);
-    select_tsc_aux(bt);
     /* The kernel starts with an empty return stack: see hot_select_ring. */
     if (!hot->ring_user)
         hot->return_rsp = bt->return_top[0];
