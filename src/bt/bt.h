@@ -59,8 +59,10 @@ struct bt_config {
     u64 cache_bytes;   /* translation cache; default 32 MiB, at least 1 MiB */
     u32 hot_threshold; /* executions in interp before translation; 0: at once */
     bool chain, retstack, icache, adapt, foresight; /* each mechanism can be switched off */
-    bool verify;                                    /* Capstone checks every emitted unit */
-    bool icount;                                    /* translated code counts guest instructions */
+    bool light; /* IN, OUT, CPUID, CLTS, MOV to CRn: without leaving translated code where possible;
+                 * never with icount or lockstep */
+    bool verify;      /* Capstone checks every emitted unit */
+    bool icount;      /* translated code counts guest instructions */
     bool direct;      /* applications run untranslated where the substrate can (metal) */
     u32 trap_classes; /* enum bt_trap_class bits: left in place in kernel code, so that they trap */
     bool lockstep;    /* units end at every branch and are never chained: see bt_lockstep_compare */
@@ -192,8 +194,8 @@ struct bt_event {
     u32 host_bytes;
     const u8 *host; /* translate: its code, where it is executed */
 };
-/* Called at each event, at most BT_MAX_OBSERVERS of them. It may run with the guest's x87 and SSE state in the
- * registers, which it must not touch, and must not call the translator. */
+/* Called at each event, at most BT_MAX_OBSERVERS of them. It may run with the guest's x87 and SSE
+ * state in the registers, which it must not touch, and must not call the translator. */
 typedef void bt_observer(void *opaque, const struct bt_event *event);
 bool bt_observe(struct bt *bt, bt_observer *observer, void *opaque);
 void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
@@ -238,7 +240,10 @@ void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
     X(budget, "-icount budgets used up")                                                           \
     X(access, "adapted memory accesses")                                                           \
     X(string, "adapted string instructions")                                                       \
-    X(ac, "STAC and CLAC")
+    X(ac, "STAC and CLAC")                                                                         \
+    X(io, "IN and OUT of the kernel")                                                              \
+    X(cpuid, "CPUID")                                                                              \
+    X(write_cr, "MOV to control registers, CLTS")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -15,7 +15,8 @@ void bt_config_default(struct bt_config *config) {
                                  .retstack = true,
                                  .icache = true,
                                  .adapt = true,
-                                 .foresight = true};
+                                 .foresight = true,
+                                 .light = true};
 }
 
 /* ---- creation ---- */

@@ -79,6 +79,8 @@ void translation_classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
     if (ti->class == BT_CLASS_RDTSC &&
         (!t->bt->tsc_inline || (t->cpl == 3 && (t->bt->cpu->cr4 & CR4_TSD))))
         ti->class = BT_CLASS_EMULATE;
+    if (ti->class == BT_CLASS_LIGHT && !bt_light_wanted(&t->bt->config))
+        ti->class = BT_CLASS_EMULATE;
     if (t->cpl == 0 && (t->bt->config.trap_classes & bt_trap_class_of(&ti->in)))
         ti->class = BT_CLASS_TRAP;
     bool broken = has_breakpoint(t, ti->eip);

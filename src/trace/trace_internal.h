@@ -36,7 +36,8 @@ enum {
     TT_CONFIG_FORESIGHT = 16,
     TT_CONFIG_ICOUNT = 32,
     TT_CONFIG_LOCKSTEP = 64,
-    TT_CONFIG_DIRECT = 128
+    TT_CONFIG_DIRECT = 128,
+    TT_CONFIG_LIGHT = 256
 };
 
 /* Limits that no honest trace reaches: a reader's memory stays within them. */
