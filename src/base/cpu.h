@@ -175,6 +175,13 @@ static inline bool cpu_model_has_rdpmc(const struct cpu_model *model) {
     return family > 5 || (family == 5 && cpu_model_number(model) >= 4);
 }
 
+/* What became of a light access to a port (cpu_bus.io_light). */
+enum cpu_io {
+    CPU_IO_HEAVY, /* it is none: nothing happened, it is to be made by io_read or io_write */
+    CPU_IO_DONE,
+    CPU_IO_LEAVE /* done, and the monitor has something to look at before guest code goes on */
+};
+
 /* The bus to the devices, injected by the monitor so that nothing below it knows them. */
 struct cpu_bus {
     u32 (*io_read)(void *opaque, u16 port, unsigned bytes);
@@ -192,6 +199,9 @@ struct cpu_bus {
      * NULL: nothing is connected. SDM volume 1, section 8.7.2 "MS-DOS Compatibility Sub-mode". */
     bool (*ferr)(void *opaque, bool asserted);
     void *opaque;
+    /* IN or OUT of translated code, with the guest's x87 and SSE state in the registers: reads or
+     * writes *value. NULL: every access is heavy. */
+    enum cpu_io (*io_light)(void *opaque, u16 port, unsigned bytes, bool write, u32 *value);
 };
 
 struct mmu;

@@ -61,6 +61,8 @@ struct bt_config {
     /* Each mechanism can be switched off. */
     bool chain, retstack, icache, adapt, foresight, selfcheck;
     bool selfcheck_all; /* every page's units check themselves: to test them */
+    bool light;         /* IN, OUT, CPUID, CLTS, MOV to CRn: without leaving translated code where
+                         * possible; never with icount or lockstep */
     bool verify;        /* Capstone checks every emitted unit */
     bool count;         /* translated code counts how often each unit is entered (hosted only) */
     bool icount;        /* translated code counts guest instructions */
@@ -253,7 +255,10 @@ void bt_unobserve(struct bt *bt, bt_observer *observer, void *opaque);
     X(access, "adapted memory accesses")                                                           \
     X(string, "adapted string instructions")                                                       \
     X(ac, "STAC and CLAC")                                                                         \
-    X(stale, "units that found their code changed")
+    X(stale, "units that found their code changed")                                                \
+    X(io, "IN and OUT of the kernel")                                                              \
+    X(cpuid, "CPUID")                                                                              \
+    X(write_cr, "MOV to control registers, CLTS")
 enum bt_callout {
 #define X(name, help) BT_CALLOUT_##name,
     BT_CALLOUTS(X)

@@ -60,8 +60,9 @@
 
 /* The metal substrate's stubs. */
 #define HOT_DELTA HOT(312)     /* what r15 has on top of the monitor's address */
-#define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's */
-#define HOT_KICK HOT(336) /* u32: to be looked at before guest code runs untranslated */
+#define HOT_RING_USER HOT(320) /* u32: 0 = the kernel's window and stack are loaded, 1 = ring 3's  \
+                                */
+#define HOT_KICK HOT(336)      /* u32: to be looked at before guest code runs untranslated */
 
 /* bt_config.count: u64 per unit, how often it was entered. */
 #define HOT_UNIT_COUNTS HOT(344)
@@ -84,13 +85,16 @@
 #define CO_SYSENTER 9 /* r8d = eip */
 #define CO_SYSEXIT 10
 #define CO_POPF 11   /* ARG0 = image, ARG1 = next eip (ESP already advanced) */
-#define CO_INVLPG 12 /* r8d = eip, ARG0 = linear address */
+#define CO_INVLPG 12 /* r8d = eip, ARG0 = linear address, ARG1 = next eip */
 #define CO_BUDGET 13 /* r8d = eip: exit BT_EXIT_BUDGET */
 #define CO_ACCESS 14 /* r8d = eip, ARG0 = EA, ARG1 = packed access (ACCESS_*), ARG2 = immediate */
 #define CO_STRING 15 /* r8d = eip, ARG1 = packed string (STRING_*): adapted MOVS/STOS */
 #define CO_AC 16     /* r8d = eip, ARG0 = F_AC or 0: STAC, CLAC */
 #define CO_STALE 17  /* r8d = unit: its code is no longer what it was made from */
-#define CO_COUNT 18
+#define CO_IO 18     /* r8d = eip, ARG0 = port, ARG1 = next eip, ARG2 = bytes, IO_OUT */
+#define CO_CPUID 19
+#define CO_WRITE_CR 20 /* r8d = eip, ARG0 = value, ARG1 = next eip, ARG2 = number or CR_CLTS */
+#define CO_COUNT 21
 
 /* A packed memory access of an adapted MOV: register number, bytes in memory, bytes of the
  * register, kind. */
@@ -109,5 +113,10 @@
 #define STRING_BYTES(a) ((a)&15)
 #define STRING_STOS 16
 #define STRING_REP 32
+
+#define IO_BYTES(a) ((a)&7)
+#define IO_OUT 8
+
+#define CR_CLTS 8 /* CR0 without TS */
 
 #endif

@@ -443,6 +443,7 @@ static inline struct host_mem hot_mem(u32 offset) {
     X(SYSEXIT, "callout")                                                                          \
     X(RDTSC, "host TSC plus a delta inline")                                                       \
     X(INVLPG, "callout")                                                                           \
+    X(LIGHT, "callout, which leaves to the emulator what is not light")                            \
     X(AC, "callout")                                                                               \
     X(TRAP, "left in place, privileged, to trap and be emulated")
 
@@ -556,10 +557,15 @@ bool bt_adapted_stays(const struct insn *in); /* the unit can go on behind it */
 void bt_lower_adapted(struct translation *t, const struct bt_tinsn *ti);
 u64 co_access(struct cpu *cpu, u32 eip);
 u64 co_string(struct cpu *cpu, u32 eip);
+u64 co_io(struct cpu *cpu, u32 eip);
+u64 co_cpuid(struct cpu *cpu, u32 eip);
+u64 co_write_cr(struct cpu *cpu, u32 eip);
+u64 co_invlpg(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate(struct cpu *cpu, u32 eip);
 u64 co_leave_kick_inside(struct cpu *cpu, u32 eip);
 u64 co_leave_emulate_inside(struct cpu *cpu, u32 eip); /* from a returning callout */
 u64 co_leave_again_inside(struct cpu *cpu, u32 eip);
+u64 co_leave_fault_inside(struct cpu *cpu, u32 eip);
 /* Pieces shared by the lowering files. */
 /* The guest's stack at ESP + disp. */
 static inline struct host_mem stack_mem(const struct translation *t, i32 disp) {
@@ -647,8 +653,12 @@ static inline struct host_mem source_mem(const struct bt_tinsn *ti, u32 offset) 
                              .window = true};
 }
 
-/* ---- run.c, callout.c, callout_access.c, fault.c, entry_*.S ---- */
+/* ---- run.c, callout*.c, fault.c, entry_*.S ---- */
 #define BT_LEAVE 1 /* a callout's result: leave translated code */
+/* -icount and -lockstep want what is outside CPU and memory to end the unit. */
+static inline bool bt_light_wanted(const struct bt_config *config) {
+    return config->light && !config->icount && !config->lockstep;
+}
 static inline bool bt_fp_allowed(const struct cpu *cpu) {
     return !(cpu->cr0 & (CR0_EM | CR0_TS)) && (cpu->cr4 & CR4_OSFXSR) && !cpu->ferr;
 }
@@ -658,6 +668,8 @@ void hot_store_flags(struct cpu *cpu);
 void hot_load_segments(struct cpu *cpu);
 /* Forgets what segment loads found: after anything that may change descriptor tables' mappings. */
 void hot_forget_segments(struct cpu *cpu);
+/* The tables may be mapped elsewhere; their registers are what they were. */
+void hot_doubt_segments(struct cpu *cpu);
 /* The same as far as needed when anything but translated code and its callouts has run. */
 void hot_forget_stale_segments(struct cpu *cpu);
 /* Takes over selectors that changed: they mirror struct cpu's whenever guest code runs and whenever

@@ -76,8 +76,7 @@ static bool tables_stayed(const struct cpu *cpu) {
            same_segment(&t->ldtr, &cpu->seg[SEG_LDTR]) && same_segment(&t->tr, &cpu->seg[SEG_TR]);
 }
 
-/* The tables may be mapped elsewhere; their registers are what they were. */
-static void doubt_segments(struct cpu *cpu) {
+void hot_doubt_segments(struct cpu *cpu) {
     struct bt *bt = bt_hot(cpu)->bt;
     bt->tables.epoch = cpu->mmu->translation_epoch;
     for (int i = 0; i < 4; i++) {
@@ -88,7 +87,7 @@ static void doubt_segments(struct cpu *cpu) {
 }
 
 void hot_forget_segments(struct cpu *cpu) {
-    doubt_segments(cpu);
+    hot_doubt_segments(cpu);
     bt_hot(cpu)->bt->tables = tables_now(cpu);
     rc_fast_forget(cpu);
 }
@@ -98,7 +97,7 @@ void hot_forget_stale_segments(struct cpu *cpu) {
     if (!tables_stayed(cpu))
         hot_forget_segments(cpu);
     else if (bt->tables.epoch != cpu->mmu->translation_epoch)
-        doubt_segments(cpu);
+        hot_doubt_segments(cpu);
     else /* the segment registers may hold other descriptors' contents */
         for (int i = 0; i < 4; i++)
             forget_segment_cache(cpu, i);
@@ -406,6 +405,10 @@ u64 co_leave_kick_inside(struct cpu *cpu, u32 eip) {
     return leave_inside(cpu, eip, BT_EXIT_KICK);
 }
 
+u64 co_leave_fault_inside(struct cpu *cpu, u32 eip) {
+    return leave_inside(cpu, eip, BT_EXIT_FAULT);
+}
+
 static u64 co_budget(struct cpu *cpu, u32 eip) {
     return leave(cpu, eip, BT_EXIT_BUDGET);
 }
@@ -506,15 +509,6 @@ static u64 co_popf(struct cpu *cpu, u32 eip) {
     return 0;
 }
 
-static u64 co_invlpg(struct cpu *cpu, u32 eip) {
-    struct glin lin = GLIN(bt_hot(cpu)->arg0);
-    if (!mmu_invlpg_is_light(cpu, lin))
-        return co_leave_emulate_inside(cpu, eip);
-    mmu_invlpg(cpu, lin);
-    doubt_segments(cpu);
-    return 0;
-}
-
 /* Not by hot_store_flags: AC alone is looked at outside, by the rights check under SMAP. */
 static u64 co_ac(struct cpu *cpu, u32 eip) {
     (void)eip;
@@ -605,10 +599,25 @@ static u64 co_sysexit(struct cpu *cpu, u32 eip) {
 }
 
 u64 (*const bt_callout_table[CO_COUNT])(struct cpu *cpu, u32 arg) = {
-    [CO_EMULATE] = co_leave_emulate, [CO_LINK] = co_link,       [CO_INDIRECT] = co_indirect,
-    [CO_LOAD_ES] = co_load_es,       [CO_LOAD_DS] = co_load_ds, [CO_LOAD_FS] = co_load_fs,
-    [CO_LOAD_GS] = co_load_gs,       [CO_INT] = co_int,         [CO_IRET] = co_iret,
-    [CO_SYSENTER] = co_sysenter,     [CO_SYSEXIT] = co_sysexit, [CO_POPF] = co_popf,
-    [CO_BUDGET] = co_budget,         [CO_ACCESS] = co_access,   [CO_STRING] = co_string,
-    [CO_INVLPG] = co_invlpg,         [CO_AC] = co_ac,           [CO_STALE] = co_stale,
+    [CO_EMULATE] = co_leave_emulate,
+    [CO_LINK] = co_link,
+    [CO_INDIRECT] = co_indirect,
+    [CO_LOAD_ES] = co_load_es,
+    [CO_LOAD_DS] = co_load_ds,
+    [CO_LOAD_FS] = co_load_fs,
+    [CO_LOAD_GS] = co_load_gs,
+    [CO_INT] = co_int,
+    [CO_IRET] = co_iret,
+    [CO_SYSENTER] = co_sysenter,
+    [CO_SYSEXIT] = co_sysexit,
+    [CO_POPF] = co_popf,
+    [CO_BUDGET] = co_budget,
+    [CO_ACCESS] = co_access,
+    [CO_STRING] = co_string,
+    [CO_INVLPG] = co_invlpg,
+    [CO_AC] = co_ac,
+    [CO_STALE] = co_stale,
+    [CO_IO] = co_io,
+    [CO_CPUID] = co_cpuid,
+    [CO_WRITE_CR] = co_write_cr,
 };

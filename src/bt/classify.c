@@ -197,6 +197,7 @@ static const struct bt_class_row rows[] = {
     ROW(LDS, EMULATE, SENSITIVE, 0, 0, "LDS/LES/LFS/LGS/LSS"),
     NEEDS(SEP, SYSENTER, SYSENTER, SENSITIVE, 0, 0, "SYSENTER"),
     NEEDS(SEP, SYSEXIT, SYSEXIT, CPL0, 0, 0, "SYSEXIT"),
+    ROW(CPUID, LIGHT, SENSITIVE, 0, 0, "CPUID"),
     NEEDS(TSC, RDTSC, RDTSC, SENSITIVE, 0, 0, "RDTSC"),
     ROW(STD, EMULATE, NONE, 0, 0, "STD"),
     /* Privileged. */
@@ -206,7 +207,7 @@ static const struct bt_class_row rows[] = {
     ROW(LLDT, EMULATE, CPL0, 0, 0, "LLDT"),
     ROW(LTR, EMULATE, CPL0, 0, 0, "LTR"),
     ROW(LMSW, EMULATE, CPL0, 0, 0, "LMSW"),
-    ROW(CLTS, EMULATE, CPL0, 0, 0, "CLTS"),
+    ROW(CLTS, LIGHT, CPL0, 0, 0, "CLTS"),
     ROW(INVLPG, INVLPG, CPL0, 0, 0, "INVLPG"),
     NEEDS(SMAP, STAC, AC, CPL0, 0, 0, "STAC"),
     NEEDS(SMAP, CLAC, AC, CPL0, 0, 0, "CLAC"),
@@ -214,8 +215,8 @@ static const struct bt_class_row rows[] = {
     ROW(WBINVD, EMULATE, CPL0, 0, 0, "WBINVD"),
     ROW(RDMSR, EMULATE, CPL0, 0, 0, "RDMSR"),
     ROW(WRMSR, EMULATE, CPL0, 0, 0, "WRMSR"),
-    ROW(IN, EMULATE, IOPL, 0, 0, "IN"),
-    ROW(OUT, EMULATE, IOPL, 0, 0, "OUT"),
+    ROW(IN, LIGHT, IOPL, 0, 0, "IN"),
+    ROW(OUT, LIGHT, IOPL, 0, 0, "OUT"),
     /* x87. Environment and state images hold pointers that the host would fill with its own. */
     FPU(FLD, FPU),
     FPU(FST, FPU),
@@ -628,8 +629,7 @@ bool bt_announced(const struct cpu_model *model, const struct insn *in) {
         [BT_FEATURE_SEP] = {0, 11},   [BT_FEATURE_CMOV] = {0, 15},   [BT_FEATURE_MMX] = {0, 23},
         [BT_FEATURE_SSE] = {0, 25},   [BT_FEATURE_SSE2] = {0, 26},   [BT_FEATURE_SSSE3] = {1, 9},
         [BT_FEATURE_SSE3] = {1, 0},   [BT_FEATURE_SSE41] = {1, 19},  [BT_FEATURE_SSE42] = {1, 20},
-        [BT_FEATURE_MOVBE] = {1, 22}, [BT_FEATURE_POPCNT] = {1, 23},
-        [BT_FEATURE_SMAP] = {2, 20},
+        [BT_FEATURE_MOVBE] = {1, 22}, [BT_FEATURE_POPCNT] = {1, 23}, [BT_FEATURE_SMAP] = {2, 20},
     };
     u8 feature = bt_classify(in->mnemonic)->feature;
     if (model && means_something_else(model, in))
@@ -677,6 +677,13 @@ static bool loads_system_register(const struct insn *in) {
             (dst->reg_class == RC_SEG && (dst->reg == SEG_SS || dst->reg == SEG_CS)));
 }
 
+/* MOV to CR0, CR3, CR4. */
+static bool writes_light_register(const struct insn *in) {
+    const struct insn_op *dst = &in->op[0];
+    return dst->type == OP_REG && dst->reg_class == RC_CR &&
+           (dst->reg == 0 || dst->reg == 3 || dst->reg == 4);
+}
+
 enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok) {
     const struct bt_class_row *row = bt_classify(in->mnemonic);
     enum bt_class class = row->class;
@@ -696,7 +703,13 @@ enum bt_class bt_class_of(const struct insn *in, u8 cpl, bool fp_ok) {
         if (!fp_ok)
             return BT_CLASS_EMULATE;
         break;
+    case BT_CLASS_LIGHT:
+        if (cpl != 0 && row->privilege != PRIV_SENSITIVE)
+            return BT_CLASS_EMULATE;
+        break;
     case BT_CLASS_MOV:
+        if (cpl == 0 && writes_light_register(in))
+            return BT_CLASS_LIGHT;
         if (has_class(in, RC_DR) || (has_class(in, RC_CR) && cpl != 0) || loads_system_register(in))
             return BT_CLASS_EMULATE;
         break;
@@ -842,7 +855,7 @@ void bt_flags_of(const struct insn *in, u16 *read, u16 *written) {
         break;
     }
     /* Leaving translated code hands every flag on. */
-    if (row->class == BT_CLASS_EMULATE)
+    if (row->class == BT_CLASS_EMULATE || row->class == BT_CLASS_LIGHT)
         *read = F_ARITH;
     /* A faulting instruction shows its flags, but then those before it, which are in RFLAGS. */
 }

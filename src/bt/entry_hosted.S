@@ -45,6 +45,9 @@
         .type name, @function;                                                                     \
         name:
 
+#define FCW_INIT 0x37f                  /* the control word that FNINIT leaves */
+#define FX_MXCSR 24                     /* in the FXSAVE image */
+
         .macro restore_guest            /* flags and registers but r8-r11, r13, r14 */
         mov     CPU_GPR+8*4(%r15), %r12
         movzwl  HOT_FLAGS16(%r15), %eax
@@ -90,6 +93,9 @@ bt_enter:
         mov     %rsi, %r11
         fxrstor64 CPU_FX(%r15)
         xor     %r14d, %r14d
+        cmpl    $0, HOT_FSGSBASE(%r15)
+        je      resume
+        rdgsbase %r14                   /* reading costs a tenth of writing */
 /* r11 = host address to continue at; all guest registers come from struct cpu. Also where the
  * sentinel frame "returns" to in a backtrace. */
         .globl bt_enter_frame
@@ -178,10 +184,15 @@ STUB(bt_fault_exit)
         CFI_ENTER_FRAME
 bt_exit_common:
         fxsave64 CPU_FX(%r15)
-        fninit
+        fninit                          /* an empty register stack */
+        cmpw    $FCW_INIT, 4(%rsp)
+        je      1f
         fldcw   4(%rsp)
+1:      mov     CPU_FX+FX_MXCSR(%r15), %eax
+        cmp     %eax, (%rsp)
+        je      1f
         ldmxcsr (%rsp)
-        mov     HOT_EXIT(%r15), %eax
+1:      mov     HOT_EXIT(%r15), %eax
         add     $24, %rsp
         .cfi_def_cfa_offset 56
         pop     %r15

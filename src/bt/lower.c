@@ -316,6 +316,7 @@ void bt_lower(struct translation *t, const struct bt_tinsn *ti) {
     case BT_CLASS_RDTSC:
     case BT_CLASS_INVLPG:
     case BT_CLASS_AC:
+    case BT_CLASS_LIGHT:
         bt_lower_system(t, ti);
         break;
     case BT_CLASS_TRAP:

@@ -134,8 +134,6 @@ static void lower_mov(struct translation *t, const struct bt_tinsn *ti) {
         lower_mov_from_segment(t, &ti->in);
     else if (src->type == OP_REG && src->reg_class == RC_CR)
         lower_mov_from_cr(t, ti);
-    else if (dst->type == OP_REG && dst->reg_class == RC_CR)
-        lower_emulate(t, ti->eip);
     else
         lower_plain(t, &ti->in);
 }
@@ -174,6 +172,7 @@ static void lower_invlpg(struct translation *t, const struct bt_tinsn *ti) {
     m.window = false;
     emit_lea32(&t->e, H_R9, m);
     emit_store32(&t->e, hot_mem(HOT_ARG0), H_R9);
+    emit_store_imm32(&t->e, hot_mem(HOT_ARG1), t->next_eip);
     lower_callout(t, CO_INVLPG, ti->eip, true);
 }
 
@@ -181,6 +180,38 @@ static void lower_ac(struct translation *t, const struct bt_tinsn *ti) {
     u32 ac = ti->in.mnemonic == ZYDIS_MNEMONIC_STAC ? F_AC : 0;
     emit_store_imm32(&t->e, hot_mem(HOT_ARG0), ac);
     lower_callout(t, CO_AC, ti->eip, true);
+}
+
+static void lower_io(struct translation *t, const struct bt_tinsn *ti) {
+    struct emit *e = &t->e;
+    u8 opcode = ti->in.opcode; /* E4-E7 name the port, EC-EF take it from DX; bit 1: OUT */
+    u32 bytes = opcode & 1 ? ti->in.op_bytes : 1;
+    if (opcode & 8)
+        emit_store32(e, hot_mem(HOT_ARG0), H_RDX);
+    else
+        emit_store_imm32(e, hot_mem(HOT_ARG0), (u8)ti->in.imm);
+    emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
+    emit_store_imm32(e, hot_mem(HOT_ARG2), bytes | (opcode & 2 ? IO_OUT : 0));
+    lower_callout(t, CO_IO, ti->eip, true);
+}
+
+static void lower_write_cr(struct translation *t, const struct bt_tinsn *ti) {
+    struct emit *e = &t->e;
+    bool clts = ti->in.mnemonic == ZYDIS_MNEMONIC_CLTS;
+    if (!clts)
+        emit_store32(e, hot_mem(HOT_ARG0), host_reg(ti->in.op[1].reg));
+    emit_store_imm32(e, hot_mem(HOT_ARG1), t->next_eip);
+    emit_store_imm32(e, hot_mem(HOT_ARG2), clts ? CR_CLTS : ti->in.op[0].reg);
+    lower_callout(t, CO_WRITE_CR, ti->eip, true);
+}
+
+static void lower_light(struct translation *t, const struct bt_tinsn *ti) {
+    if (ti->in.mnemonic == ZYDIS_MNEMONIC_IN || ti->in.mnemonic == ZYDIS_MNEMONIC_OUT)
+        lower_io(t, ti);
+    else if (ti->in.mnemonic == ZYDIS_MNEMONIC_CPUID)
+        lower_callout(t, CO_CPUID, ti->eip, true);
+    else
+        lower_write_cr(t, ti);
 }
 
 static void lower_leaving(struct translation *t, unsigned callout, u32 eip) {
@@ -224,6 +255,9 @@ void bt_lower_system(struct translation *t, const struct bt_tinsn *ti) {
         break;
     case BT_CLASS_AC:
         lower_ac(t, ti);
+        break;
+    case BT_CLASS_LIGHT:
+        lower_light(t, ti);
         break;
     default:
         lower_rdtsc(t, ti);

@@ -16,7 +16,8 @@ void bt_config_default(struct bt_config *config) {
                                  .icache = true,
                                  .adapt = true,
                                  .foresight = true,
-                                 .selfcheck = true};
+                                 .selfcheck = true,
+                                 .light = true};
 }
 
 /* ---- creation ---- */

@@ -89,6 +89,8 @@ void translation_classify(struct translation *t, struct bt_tinsn *ti, u64 gpa) {
         ti->class = BT_CLASS_EMULATE;
     if (ti->in.mnemonic == ZYDIS_MNEMONIC_LDMXCSR && !t->bt->mxcsr_exact)
         ti->class = BT_CLASS_EMULATE;
+    if (ti->class == BT_CLASS_LIGHT && !bt_light_wanted(&t->bt->config))
+        ti->class = BT_CLASS_EMULATE;
     if (t->cpl == 0 && (t->bt->config.trap_classes & bt_trap_class_of(&ti->in)))
         ti->class = BT_CLASS_TRAP;
     bool broken = has_breakpoint(t, ti->eip);

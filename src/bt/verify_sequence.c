@@ -132,6 +132,9 @@ static bool callout_returns(u32 callout) {
     case CO_STRING:
     case CO_INVLPG:
     case CO_AC:
+    case CO_IO:
+    case CO_CPUID:
+    case CO_WRITE_CR:
         return true;
     default:
         return false;

@@ -155,8 +155,8 @@ static void smi_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     update(a);
 }
 
-static const struct dev_region_ops pm_ops = {pm_read, pm_write, 4};
-static const struct dev_region_ops smi_ops = {smi_read, smi_write, 1};
+static const struct dev_region_ops pm_ops = {pm_read, pm_write, 4, dev_light_always};
+static const struct dev_region_ops smi_ops = {smi_read, smi_write, 1, dev_light_always};
 
 static bool acpi_pm_init(struct machine_devices *m, void **state) {
     struct acpi_pm *a = calloc(1, sizeof *a);

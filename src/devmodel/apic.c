@@ -414,7 +414,7 @@ static void apic_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
         write_register(opaque, offset >> 4, value);
 }
 
-static const struct dev_region_ops apic_ops = {apic_read, apic_write, 4};
+static const struct dev_region_ops apic_ops = {apic_read, apic_write, 4, NULL};
 
 /* ---- x2APIC: section 10.12.1.2 "x2APIC Register Address Space" ---- */
 

@@ -128,6 +128,28 @@ void dev_io_write(struct dev_bus *bus, u16 port, u32 value, unsigned bytes) {
     port_write(bus, port, value, MIN(bytes, 4u));
 }
 
+bool dev_light_always(const void *opaque, u32 offset, bool write, u32 value) {
+    (void)opaque, (void)offset, (void)write, (void)value;
+    return true;
+}
+
+bool dev_light_reads(const void *opaque, u32 offset, bool write, u32 value) {
+    (void)opaque, (void)offset, (void)value;
+    return !write;
+}
+
+bool dev_io_light(struct dev_bus *bus, u16 port, unsigned bytes, bool write, u32 *value) {
+    const struct region *r = find_port(bus, port);
+    if (!r || !r->ops->light || !takes_whole(r, port, bytes) ||
+        !r->ops->light(r->opaque, (u32)(port - r->base), write, *value))
+        return false;
+    if (write)
+        region_write(r, port, *value, bytes);
+    else
+        *value = region_read(r, port, bytes);
+    return true;
+}
+
 static u64 mmio_read(struct dev_bus *bus, u64 addr, unsigned bytes) {
     const struct region *r = find_mmio(bus, addr);
     if (r && takes_whole(r, addr, bytes))

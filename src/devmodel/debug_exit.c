@@ -20,7 +20,7 @@ static void debug_exit_write(void *opaque, u32 offset, u32 value, unsigned bytes
 }
 
 static const struct dev_region_ops debug_exit_ops = {debug_exit_read, debug_exit_write,
-                                                     DEV_UNDIVIDED};
+                                                     DEV_UNDIVIDED, NULL};
 
 static bool debug_exit_init(struct machine_devices *m, void **state) {
     (void)state;

@@ -16,7 +16,7 @@ static void debugcon_write(void *opaque, u32 offset, u32 value, unsigned bytes) 
     back->write(back->opaque, &byte, 1);
 }
 
-static const struct dev_region_ops debugcon_ops = {debugcon_read, debugcon_write, 1};
+static const struct dev_region_ops debugcon_ops = {debugcon_read, debugcon_write, 1, NULL};
 
 static bool debugcon_init(struct machine_devices *m, void **state) {
     (void)state;

@@ -51,7 +51,14 @@ struct dev_region_ops {
     u32 (*read)(void *opaque, u32 offset, unsigned bytes);
     void (*write)(void *opaque, u32 offset, u32 value, unsigned bytes);
     u8 max_bytes; /* 1, 2 or 4, 0 means 4; or DEV_UNDIVIDED */
+    /* Ports only: whether this access (value: what is written) is light, that is, looks at and
+     * changes nothing but the clock, the state of devices, timers, IRQ lines and requests. It calls
+     * no back end, no library and nothing of the machine's owner but the clock. NULL: none is. */
+    bool (*light)(const void *opaque, u32 offset, bool write, u32 value);
 };
+/* For a region whose accesses all are; all that read. */
+bool dev_light_always(const void *opaque, u32 offset, bool write, u32 value);
+bool dev_light_reads(const void *opaque, u32 offset, bool write, u32 value);
 struct dev_bus;
 struct dev_bus *dev_bus_create(void);
 void dev_bus_destroy(struct dev_bus *bus);
@@ -68,6 +75,9 @@ void dev_bus_move_mmio(struct dev_bus *bus, const struct dev_region_ops *ops, vo
 /* Unclaimed ports and MMIO read as all ones; writes to them are dropped. */
 u32 dev_io_read(struct dev_bus *bus, u16 port, unsigned bytes);
 void dev_io_write(struct dev_bus *bus, u16 port, u32 value, unsigned bytes);
+/* Makes the access if it is light: reads or writes *value. False: nothing happened. Uses general
+ * registers only. */
+bool dev_io_light(struct dev_bus *bus, u16 port, unsigned bytes, bool write, u32 *value);
 u64 dev_mmio_read(struct dev_bus *bus, struct gpa addr, unsigned bytes);
 void dev_mmio_write(struct dev_bus *bus, struct gpa addr, u64 value, unsigned bytes);
 

@@ -95,9 +95,9 @@ static void write_page(void *opaque, u32 offset, u32 value, unsigned bytes) {
     ((struct dma *)opaque)->page[offset] = (u8)value;
 }
 
-static const struct dev_region_ops first_ops = {read_first, write_first, 1};
-static const struct dev_region_ops second_ops = {read_second, write_second, 1};
-static const struct dev_region_ops page_ops = {read_page, write_page, 1};
+static const struct dev_region_ops first_ops = {read_first, write_first, 1, dev_light_always};
+static const struct dev_region_ops second_ops = {read_second, write_second, 1, dev_light_always};
+static const struct dev_region_ops page_ops = {read_page, write_page, 1, dev_light_always};
 
 static bool dma_init(struct machine_devices *m, void **state) {
     struct dma *d = calloc(1, sizeof *d);

@@ -38,7 +38,8 @@ static void ferr_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     f->ignne = f->asserted;
 }
 
-static const struct dev_region_ops ferr_ops = {ferr_read, ferr_write, 1};
+static const struct dev_region_ops ferr_ops = {
+    .read = ferr_read, .write = ferr_write, .max_bytes = 1};
 
 static bool ferr_init(struct machine_devices *m, void **state) {
     struct dev_ferr *f = calloc(1, sizeof *f);

@@ -148,8 +148,8 @@ static void write_dma(void *opaque, u32 offset, u32 value, unsigned bytes) {
     }
 }
 
-static const struct dev_region_ops data_ops = {read_data, write_selector, 2};
-static const struct dev_region_ops dma_ops = {read_dma, write_dma, 4};
+static const struct dev_region_ops data_ops = {read_data, write_selector, 2, NULL};
+static const struct dev_region_ops dma_ops = {read_dma, write_dma, 4, NULL};
 
 /* ---- Items ---- */
 

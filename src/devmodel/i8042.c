@@ -281,8 +281,10 @@ static void i8042_write_command(void *opaque, u32 offset, u32 value, unsigned by
     update(k);
 }
 
-static const struct dev_region_ops data_ops = {i8042_read_data, i8042_write_data, 1};
-static const struct dev_region_ops command_ops = {i8042_read_status, i8042_write_command, 1};
+static const struct dev_region_ops data_ops = {i8042_read_data, i8042_write_data, 1,
+                                               dev_light_reads};
+static const struct dev_region_ops command_ops = {i8042_read_status, i8042_write_command, 1,
+                                                  dev_light_reads};
 
 static bool i8042_init(struct machine_devices *m, void **state) {
     struct i8042 *k = calloc(1, sizeof *k);

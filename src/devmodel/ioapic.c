@@ -156,7 +156,7 @@ static void ioapic_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
         write_selected(io, value);
 }
 
-static const struct dev_region_ops ioapic_ops = {ioapic_read, ioapic_write, 4};
+static const struct dev_region_ops ioapic_ops = {ioapic_read, ioapic_write, 4, NULL};
 
 static bool ioapic_init(struct machine_devices *m, void **state) {
     if (!m->config.apic.present)

@@ -63,12 +63,13 @@ static inline u64 dev_now_ns(struct machine_devices *m) {
     return m->config.clock.now_ns ? m->config.clock.now_ns(m->config.clock.opaque) : 0;
 }
 
-/* Ticks of a hz clock elapsed at virtual time ns, and the first ns at which it shows that many. */
+/* Ticks of a hz clock elapsed at virtual time ns, and the first ns at which it shows that many; hz
+ * below 2^34. Whole seconds go apart: the division of 128 bits would be the compiler's library's. */
 static inline u64 dev_ns_to_ticks(u64 ns, u64 hz) {
-    return (u64)((unsigned __int128)ns * hz / DEV_NS_PER_S);
+    return ns / DEV_NS_PER_S * hz + ns % DEV_NS_PER_S * hz / DEV_NS_PER_S;
 }
 static inline u64 dev_ticks_to_ns(u64 ticks, u64 hz) {
-    return (u64)(((unsigned __int128)ticks * DEV_NS_PER_S + hz - 1) / hz);
+    return ticks / hz * DEV_NS_PER_S + (ticks % hz * DEV_NS_PER_S + hz - 1) / hz;
 }
 
 /* An interrupt line as an injectable handle: 0-15 are the ISA lines, which lead to the 8259s and to

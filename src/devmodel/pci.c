@@ -102,8 +102,8 @@ static void write_config(void *opaque, u32 offset, u32 value, unsigned bytes) {
     }
 }
 
-static const struct dev_region_ops address_ops = {read_address, write_address, 4};
-static const struct dev_region_ops data_ops = {read_config, write_config, 4};
+static const struct dev_region_ops address_ops = {read_address, write_address, 4, dev_light_always};
+static const struct dev_region_ops data_ops = {read_config, write_config, 4, dev_light_reads};
 
 static bool pci_init(struct machine_devices *m, void **state) {
     struct pci *p = calloc(1, sizeof *p);

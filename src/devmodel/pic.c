@@ -252,9 +252,9 @@ static void write_elcr(void *o, u32 offset, u32 value, unsigned bytes) {
     update(pic);
 }
 
-static const struct dev_region_ops master_ops = {read_master, write_master, 1};
-static const struct dev_region_ops slave_ops = {read_slave, write_slave, 1};
-static const struct dev_region_ops elcr_ops = {read_elcr, write_elcr, 1};
+static const struct dev_region_ops master_ops = {read_master, write_master, 1, dev_light_always};
+static const struct dev_region_ops slave_ops = {read_slave, write_slave, 1, dev_light_always};
+static const struct dev_region_ops elcr_ops = {read_elcr, write_elcr, 1, dev_light_always};
 
 static bool pic_init(struct machine_devices *m, void **state) {
     struct dev_pic *pic = calloc(1, sizeof *pic);

@@ -342,8 +342,14 @@ static void port61_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     set_gate(&p->c[2], value & 1, tick_now(p));
 }
 
-static const struct dev_region_ops pit_ops = {pit_read, pit_write, 1};
-static const struct dev_region_ops port61_ops = {port61_read, port61_write, 1};
+/* A control word that sets a mode clears a counter, by the C library perhaps. */
+static bool pit_light(const void *opaque, u32 offset, bool write, u32 value) {
+    (void)opaque;
+    return !write || offset != 3 || value >> 6 == 3 || (value >> 4 & 3) == 0;
+}
+
+static const struct dev_region_ops pit_ops = {pit_read, pit_write, 1, pit_light};
+static const struct dev_region_ops port61_ops = {port61_read, port61_write, 1, dev_light_always};
 
 static bool pit_init(struct machine_devices *m, void **state) {
     struct pit *p = calloc(1, sizeof *p);

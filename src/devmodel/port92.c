@@ -18,7 +18,7 @@ static void port92_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
         m->requests.reset = true;
 }
 
-static const struct dev_region_ops port92_ops = {port92_read, port92_write, 1};
+static const struct dev_region_ops port92_ops = {port92_read, port92_write, 1, dev_light_reads};
 
 static bool port92_init(struct machine_devices *m, void **state) {
     (void)state;

@@ -20,7 +20,7 @@ static void post_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     *(u8 *)opaque = (u8)value;
 }
 
-static const struct dev_region_ops post_ops = {post_read, post_write, 1};
+static const struct dev_region_ops post_ops = {post_read, post_write, 1, dev_light_always};
 
 static bool post_init(struct machine_devices *m, void **state) {
     struct post *p = calloc(1, sizeof *p);

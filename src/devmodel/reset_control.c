@@ -24,7 +24,7 @@ static void rcr_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     r->value = value & 0x06;
 }
 
-static const struct dev_region_ops rcr_ops = {rcr_read, rcr_write, 1};
+static const struct dev_region_ops rcr_ops = {rcr_read, rcr_write, 1, NULL};
 
 static bool rcr_init(struct machine_devices *m, void **state) {
     struct reset_control *r = calloc(1, sizeof *r);

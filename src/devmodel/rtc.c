@@ -290,7 +290,7 @@ static void rtc_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
         write_data(opaque, (u8)value);
 }
 
-static const struct dev_region_ops rtc_ops = {rtc_read, rtc_write, 1};
+static const struct dev_region_ops rtc_ops = {rtc_read, rtc_write, 1, dev_light_always};
 
 /* What a BIOS would have stored: memory sizes, no floppy, equipment, checksum of 10h-2Dh. */
 static void fill_cmos(struct rtc *r) {

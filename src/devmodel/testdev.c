@@ -60,11 +60,11 @@ static void memory_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     memcpy(((struct testdev *)opaque)->memory + offset, &value, bytes);
 }
 
-static const struct dev_region_ops scratch_ops = {scratch_read, scratch_write, 4};
-static const struct dev_region_ops bytes_ops = {scratch_read, scratch_write, 1};
-static const struct dev_region_ops flush_ops = {write_only, flush_write, 4};
-static const struct dev_region_ops irq_ops = {write_only, irq_write, 4};
-static const struct dev_region_ops memory_ops = {memory_read, memory_write, 4};
+static const struct dev_region_ops scratch_ops = {scratch_read, scratch_write, 4, NULL};
+static const struct dev_region_ops bytes_ops = {scratch_read, scratch_write, 1, NULL};
+static const struct dev_region_ops flush_ops = {write_only, flush_write, 4, NULL};
+static const struct dev_region_ops irq_ops = {write_only, irq_write, 4, NULL};
+static const struct dev_region_ops memory_ops = {memory_read, memory_write, 4, NULL};
 
 static bool testdev_init(struct machine_devices *m, void **state) {
     if (!m->config.testdev)

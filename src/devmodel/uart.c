@@ -185,10 +185,16 @@ static void service(void *opaque) {
     dev_uart_poll(opaque);
 }
 
+/* Would the next look at LSR be one that asks the back end for input? */
+static bool polls_back_end(const struct dev_uart *u) {
+    return !u->rx.used && !(u->ier & IER_RDA) && u->lsr_reads + 1 >= RX_POLL_READS;
+}
+
 static u8 line_status(struct dev_uart *u) {
+    bool poll = polls_back_end(u);
     if (u->lsr_reads < RX_POLL_READS)
         u->lsr_reads++;
-    if (!u->rx.used && !(u->ier & IER_RDA) && u->lsr_reads == RX_POLL_READS)
+    if (poll)
         fill_from_back_end(u);
     u8 lsr = u->rx.used ? LSR_DR : 0;
     if (u->overrun)
@@ -322,7 +328,15 @@ static void uart_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     update(u);
 }
 
-static const struct dev_region_ops uart_ops = {uart_read, uart_write, 1};
+static bool uart_light(const void *opaque, u32 offset, bool write, u32 value) {
+    const struct dev_uart *u = opaque;
+    (void)value;
+    if (write)
+        return offset != 0 || (u->lcr & LCR_DLAB);
+    return offset != 5 || !polls_back_end(u);
+}
+
+static const struct dev_region_ops uart_ops = {uart_read, uart_write, 1, uart_light};
 
 static bool init_port(struct machine_devices *m, void **state, unsigned which) {
     static const struct {

@@ -104,9 +104,10 @@ void mmu_cr3_loaded(struct cpu *cpu);
 /* CR0.PG/WP, CR4.PSE/PAE/PGE/SMEP/SMAP or EFER.NXE changed: all translations die. */
 void mmu_mode_changed(struct cpu *cpu);
 void mmu_invlpg(struct cpu *cpu, struct glin lin);
-/* True when mmu_invlpg for this address makes no host call and leaves the kernel's view as it is,
- * so that a light callout may make it. */
+/* True when mmu_invlpg for this address makes no host call, uses general registers only and leaves
+ * the kernel's view as it is, so that a light callout may make it; the same of a load of CR3. */
 bool mmu_invlpg_is_light(const struct cpu *cpu, struct glin lin);
+bool mmu_cr3_load_is_light(const struct cpu *cpu);
 
 /* ---- Translated-code tracking (code.c) ---- */
 

@@ -418,7 +418,19 @@ bool mmu_invlpg_is_light(const struct cpu *cpu, struct glin lin) {
     if (!ws)
         return true;
     const struct shadow_region *r = window_region(ws, &ws->window[0], (u32)lin.v >> REGION_SHIFT);
-    return !r || (ws->one_table && !region_page_fetched(cpu, r, (u32)lin.v));
+    return !r || (ws->one_table ? !region_page_fetched(cpu, r, (u32)lin.v)
+                                : region_page_settled(cpu, r, (u32)lin.v));
+}
+
+bool mmu_cr3_load_is_light(const struct cpu *cpu) {
+    const struct mmu_windows *ws = cpu->mmu->windows;
+    if (!ws)
+        return true;
+    const struct window *kernel = &ws->window[0];
+    for (u32 k = 0; k < kernel->count; k++)
+        if (!(cpu->cr4 & CR4_PGE) || kernel->weak[kernel->list[k]])
+            return false;
+    return true;
 }
 
 bool mmu_window_by_ring(const struct cpu *cpu) {

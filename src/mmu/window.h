@@ -150,6 +150,9 @@ u32 region_wanted(const struct cpu *cpu, const struct window *w, u32 lin);
 /* May invalidating this page change what a fetch depends on? */
 bool region_page_fetched(const struct cpu *cpu, const struct shadow_region *r, u32 lin);
 
+/* Does invalidating this page find everything as it is? */
+bool region_page_settled(const struct cpu *cpu, const struct shadow_region *r, u32 lin);
+
 enum fill_result { FILL_DONE, FILL_NO_ROOM, FILL_HOST_FAILED };
 /* Maps the page of lin, which the tables grant with A=1, and its neighbours by foresight; only
  * the page itself when `alone`. */

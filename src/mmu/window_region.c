@@ -700,6 +700,17 @@ void window_revalidate(struct cpu *cpu, struct window *w, bool skip_global, bool
     }
 }
 
+bool region_page_settled(const struct cpu *cpu, const struct shadow_region *r, u32 lin) {
+    u32 i = (lin >> PAGE_SHIFT) % REGION_PAGES, half = i / half_pages(cpu);
+    struct half now = half_now(cpu, r->slot, half);
+    if (now.pde != r->pde[half] || !r->live)
+        return false;
+    if (now.kind != HALF_TABLE || !region_page_live(r, i))
+        return true;
+    u32 bytes = entry_bytes(cpu);
+    return load_entry(now.table, i % half_pages(cpu), bytes) == load_entry(r->snapshot, i, bytes);
+}
+
 void window_revalidate_page(struct cpu *cpu, struct window *w, u32 lin) {
     struct mmu_windows *ws = cpu->mmu->windows;
     u32 i = (lin >> PAGE_SHIFT) % REGION_PAGES, half = i / half_pages(cpu);

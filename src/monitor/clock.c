@@ -5,14 +5,12 @@
  */
 #include "monitor/vm.h"
 
-#include <x86intrin.h>
-
 #define NS_PER_S 1000000000ull
 /* -icount and hosts without a usable TSC: a round frequency, so that one tick is one ns. */
 #define SYNTHETIC_TSC_HZ NS_PER_S
 
 static u64 raw_now(const struct mon_clock *c) {
-    return c->from_tsc ? __rdtsc() : mon_host_ns();
+    return c->from_tsc ? __builtin_ia32_rdtsc() : mon_host_ns();
 }
 
 void mon_clock_init(struct mon_clock *c, const struct mon_options *opt,

@@ -322,9 +322,16 @@ static void probe(struct vm *vm, struct mon_lockstep *l, u32 insns) {
     l->journal.count = 0;
     l->journal.overflow = false;
     l->bus = vm->bus;
-    vm->bus = (struct cpu_bus){probe_io_read,    probe_io_write, probe_mmio_read,
-                               probe_mmio_write, probe_tsc,      probe_msr,
-                               probe_random,     probe_ferr,     l};
+    vm->bus = (struct cpu_bus){probe_io_read,
+                               probe_io_write,
+                               probe_mmio_read,
+                               probe_mmio_write,
+                               probe_tsc,
+                               probe_msr,
+                               probe_random,
+                               probe_ferr,
+                               l,
+                               NULL};
     mmu_set_journal(vm->mmu, &l->journal);
     l->picture[0].undefined_flags = 0;
     l->transferred = false;

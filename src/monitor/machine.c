@@ -194,7 +194,8 @@ static bool create_memory(struct vm *vm, struct mon_error *err) {
                                .msr = mon_cpu_has(&vm->model, "apic") ? bus_msr : NULL,
                                .random = bus_random,
                                .ferr = bus_ferr,
-                               .opaque = vm};
+                               .opaque = vm,
+                               .io_light = mon_io_light};
     vm->cpu->mmu = vm->mmu;
     vm->cpu->bus = &vm->bus;
     vm->cpu->model = &vm->model;

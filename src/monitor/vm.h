@@ -222,6 +222,8 @@ u64 mon_clock_budget(const struct vm *vm, u64 deadline_ns);
 
 /* machine.c */
 bool mon_machine_reset(struct vm *vm, struct mon_error *err);
+/* cpu_bus.io_light, for the engine that translates. */
+enum cpu_io mon_io_light(void *opaque, u16 port, unsigned bytes, bool write, u32 *value);
 /* The next moment at which something is due without the guest doing anything. */
 u64 mon_next_deadline_ns(struct vm *vm);
 

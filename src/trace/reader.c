@@ -141,7 +141,7 @@ static void get_config(struct tt_reader *r, struct bt_config *c) {
     c->cache_bytes = get_number(r, 1u << 30);
     c->hot_threshold = get32(r);
     c->trap_classes = (u32)get_number(r, (1u << BT_TRAP_CLASS_COUNT) - 1);
-    u64 bits = get_number(r, 0xff);
+    u64 bits = get_number(r, 2 * TT_CONFIG_LIGHT - 1);
     c->chain = bits & TT_CONFIG_CHAIN;
     c->retstack = bits & TT_CONFIG_RETSTACK;
     c->icache = bits & TT_CONFIG_ICACHE;
@@ -150,6 +150,7 @@ static void get_config(struct tt_reader *r, struct bt_config *c) {
     c->icount = bits & TT_CONFIG_ICOUNT;
     c->lockstep = bits & TT_CONFIG_LOCKSTEP;
     c->direct = bits & TT_CONFIG_DIRECT;
+    c->light = bits & TT_CONFIG_LIGHT;
     if (c->cache_bytes < 1u << 20)
         wrong(r, "tells of a translation cache that no translator has");
 }

@@ -57,9 +57,9 @@ static void print_config(const struct tt_header *h) {
     printf("machine       %" PRIu64 " MiB of RAM, translation cache of %" PRIu64
            " MiB, translated at the %u. execution\n",
            h->ram_bytes >> 20, c->cache_bytes >> 20, c->hot_threshold);
-    printf("mechanisms   %s%s%s%s%s%s\n", c->chain ? " chain" : "", c->retstack ? " retstack" : "",
+    printf("mechanisms   %s%s%s%s%s%s%s\n", c->chain ? " chain" : "", c->retstack ? " retstack" : "",
            c->icache ? " icache" : "", c->adapt ? " adapt" : "", c->foresight ? " foresight" : "",
-           c->icount ? " icount" : "");
+           c->light ? " light" : "", c->icount ? " icount" : "");
 }
 
 static int info(const char *path) {

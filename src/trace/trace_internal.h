@@ -44,7 +44,8 @@ enum {
     TT_CONFIG_FORESIGHT = 16,
     TT_CONFIG_ICOUNT = 32,
     TT_CONFIG_LOCKSTEP = 64,
-    TT_CONFIG_DIRECT = 128
+    TT_CONFIG_DIRECT = 128,
+    TT_CONFIG_LIGHT = 256
 };
 
 /* The words of struct cpu_model in the order of the header. The assertion reminds whoever adds one.

@@ -95,7 +95,8 @@ static u64 config_bits(const struct bt_config *c) {
     return (c->chain ? TT_CONFIG_CHAIN : 0) | (c->retstack ? TT_CONFIG_RETSTACK : 0) |
            (c->icache ? TT_CONFIG_ICACHE : 0) | (c->adapt ? TT_CONFIG_ADAPT : 0) |
            (c->foresight ? TT_CONFIG_FORESIGHT : 0) | (c->icount ? TT_CONFIG_ICOUNT : 0) |
-           (c->lockstep ? TT_CONFIG_LOCKSTEP : 0) | (c->direct ? TT_CONFIG_DIRECT : 0);
+           (c->lockstep ? TT_CONFIG_LOCKSTEP : 0) | (c->direct ? TT_CONFIG_DIRECT : 0) |
+           (c->light ? TT_CONFIG_LIGHT : 0);
 }
 
 static void put_model(struct tt_writer *w, const struct cpu_model *m) {

@@ -21,8 +21,9 @@ static void probe_write(void *opaque, u32 offset, u32 value, unsigned bytes) {
     p->last_value = value;
     p->calls++;
 }
-static const struct dev_region_ops narrow = {probe_read, probe_write, 1};
-static const struct dev_region_ops wide = {probe_read, probe_write, 0};
+static const struct dev_region_ops narrow = {
+    .read = probe_read, .write = probe_write, .max_bytes = 1};
+static const struct dev_region_ops wide = {.read = probe_read, .write = probe_write};
 
 static void unclaimed_ports_read_all_ones(void **state) {
     (void)state;

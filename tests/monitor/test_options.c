@@ -183,10 +183,10 @@ static void gdb_and_icount(void **state) {
 
 static void own_switches(void **state) {
     (void)state;
-    runs("-kernel k -no-chain -no-retstack -no-icache -no-adapt -no-foresight -no-selfcheck -hot 3 "
-         "-cache 4M -verify -stats");
+    runs("-kernel k -no-chain -no-retstack -no-icache -no-adapt -no-foresight -no-selfcheck -no-light "
+         "-hot 3 -cache 4M -verify -stats");
     assert_false(o.bt.chain || o.bt.retstack || o.bt.icache || o.bt.adapt || o.bt.foresight ||
-                 o.bt.selfcheck);
+                 o.bt.selfcheck || o.bt.light);
     assert_int_equal(o.bt.hot_threshold, 3);
     assert_int_equal(o.bt.cache_bytes, 4u << 20);
     assert_true(o.bt.verify && o.stats);

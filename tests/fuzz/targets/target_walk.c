@@ -37,8 +37,10 @@ static void destroy(void) {
 
 static void make_cpu(void) {
     static struct cpu_model model = {.has_nx = true, .cr4_allowed = ~0u};
-    static struct cpu_bus bus = {no_io_read, no_io_write, mmio_read, mmio_write, NULL,
-                                 NULL,       NULL,        NULL,      NULL};
+    static struct cpu_bus bus = {.io_read = no_io_read,
+                                 .io_write = no_io_write,
+                                 .mmio_read = mmio_read,
+                                 .mmio_write = mmio_write};
     struct mmu_error err;
     if (cpu)
         return;

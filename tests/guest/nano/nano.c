@@ -380,6 +380,9 @@ static void prepare_handlers(void) {
 }
 
 void test(void) {
+    prepare_memory();
+    prepare_processor();
+    prepare_handlers();
     struct arguments kmap = {(u32)pte(KMAP_ADDRESS), DATA_FRAMES | KERNEL_PAGE, KMAP_ADDRESS};
     const struct row rows[] = {
         {"loop_user", in_ring3, 100000, 1, user_loop, {0}},
@@ -425,9 +428,6 @@ void test(void) {
     u32 batches = option("batches", 5);
     if (batches > MAX_BATCHES)
         batches = MAX_BATCHES;
-    prepare_memory();
-    prepare_processor();
-    prepare_handlers();
     for (u32 i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (wanted(rows[i].name))
             run_row(&rows[i], batches);
