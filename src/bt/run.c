@@ -469,7 +469,7 @@ static enum entry before_entry(struct bt *bt, enum bt_exit *exit) {
         return ENTRY_NONE;
     sync_fp(bt);
     sync_tsd(bt);
-    substrate_load_msrs(bt);
+    substrate_load_tsc(bt);
     if (!views_ready(bt))
         return ENTRY_NONE;
     if (direct && substrate_direct_ready(bt))

@@ -37,9 +37,9 @@ void substrate_set_gs_base(u64 base);
 /* May the CPU's present state run untranslated, and is everything prepared for it? (Always false
  * when hosted.) Called with the guest's FP state live. */
 bool substrate_direct_ready(struct bt *bt);
-/* Before guest code runs after the monitor may have emulated a WRMSR: what an application that runs
- * untranslated reads (IA32_TSC_AUX) is the guest's. */
-void substrate_load_msrs(struct bt *bt);
+/* Before guest code runs after the monitor may have changed the guest's TSC, IA32_TSC_AUX or CR4.TSD:
+ * an application that runs untranslated finds them in the machine, or traps. */
+void substrate_load_tsc(struct bt *bt);
 /* The address a callout continues at to run directly, or that bt_enter gets. */
 #define BT_DIRECT 2
 

@@ -135,7 +135,7 @@ void bt_interrupted(struct bt *bt, void *frame) {
     (void)bt, (void)frame; /* signals interrupt nothing but translated code */
 }
 
-void substrate_load_msrs(struct bt *bt) {
+void substrate_load_tsc(struct bt *bt) {
     (void)bt; /* RDTSCP is emulated */
 }
 

@@ -108,12 +108,19 @@ static inline void select_tsd(struct bt *bt) {
 
 #define MSR_TSC_AUX 0xc0000103u
 
-void substrate_load_msrs(struct bt *bt) {
+static void select_tsc_aux(struct bt *bt) {
     u32 want = bt->cpu->msr_tsc_aux;
     if (likely(want == bt->substrate->tsc_aux) || !bt->substrate->has_tsc_aux)
         return;
     __asm__ volatile("wrmsr" : : "c"(MSR_TSC_AUX), "a"(want), "d"(0));
     bt->substrate->tsc_aux = want;
+}
+
+void substrate_load_tsc(struct bt *bt) {
+    if (!bt->config.direct)
+        return;
+    select_tsd(bt);
+    select_tsc_aux(bt);
 }
 
 /* DEVIATION: where the machine's MXCSR has more bits than the guest's (AMD's misaligned-exception
@@ -122,7 +129,6 @@ void substrate_load_msrs(struct bt *bt) {
 bool substrate_direct_ready(struct bt *bt) {
     struct cpu *cpu = bt->cpu;
     struct bt_hot *hot = bt_hot(cpu);
-    select_tsd(bt);
     /* The kernel starts with an empty return stack: see hot_select_ring. */
     if (!hot->ring_user)
         hot->return_rsp = bt->return_top[0];
