@@ -445,6 +445,7 @@ static enum mon_parse_result switch_off(const struct met *met) {
         {"no-icache", offsetof(struct bt_config, icache)},
         {"no-adapt", offsetof(struct bt_config, adapt)},
         {"no-foresight", offsetof(struct bt_config, foresight)},
+        {"no-direct", offsetof(struct bt_config, direct)},
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
         if (!strcmp(met->row->name, rows[i].name))
@@ -605,6 +606,7 @@ static const struct option_row options[] = {
     {"no-icache", NO_ARG, switch_off, "      no inline caches for indirect branches"},
     {"no-adapt", NO_ARG, switch_off, "       do not rewrite sites that keep faulting"},
     {"no-foresight", NO_ARG, switch_off, "   do not map pages before they are touched"},
+    {"no-direct", NO_ARG, switch_off, "      as -direct off: translate applications, too"},
     {"hot", ARG, set_hot, " N          translate code at its N-th execution"},
     {"cache", ARG, set_cache, " size     size of the translation cache"},
     {"direct", ARG, set_direct,
