@@ -31,6 +31,11 @@ static double ratio(const struct study *s, const struct ablation *a, unsigned co
     return on->count && off->count && on->median > 0 ? off->median / on->median : 0;
 }
 
+static bool noisy(const struct study *s, const struct ablation *a, unsigned column, unsigned row) {
+    return study_is_noisy(&a->column[column].sample[row]) ||
+           study_is_noisy(&s->column[a->column[column].mechanism->engine].cell[row].sample);
+}
+
 static void measure(struct study *s, struct ablation *a) {
     for (unsigned i = 0; i < ARRAY_LEN(mechanisms); i++) {
         const struct mechanism *m = &mechanisms[i];
@@ -62,14 +67,14 @@ static void print_table(const struct study *s, const struct ablation *a) {
         for (unsigned c = 0; c < a->columns; c++) {
             double r = ratio(s, a, c, i);
             if (r > 0)
-                printf(" %13.2f", r);
+                printf(" %12.2f%s", r, noisy(s, a, c, i) ? "~" : " ");
             else
                 printf(" %13s", "-");
         }
         printf("\n");
     }
-    printf("bt: cycles, metal: instructions, all mechanisms on; then times that, without one. "
-           "-no-direct is of metal\n");
+    printf("bt: cycles, metal: instructions, all mechanisms on; then times that, without one "
+           "(~: batches differ much). -no-direct is of metal\n");
     for (unsigned c = 0; c < a->columns; c++)
         if (!a->column[c].ran)
             printf("%s: the machine did not come through\n", a->column[c].mechanism->option);

@@ -140,16 +140,20 @@ static void make_command(const struct study *s, enum study_engine e, const char 
         ADD(c, option);
 }
 
-/* The kernel's own command line. Only the rows in `rows`, and with them its clock's. */
+/* What the kernel is to print beside the rows: its clock's row; or of each row, instead of its
+ * batches, only how many operations they were. */
+enum also { NOTHING, CLOCK, TOTAL };
+
+/* The kernel's own command line. */
 static void make_guest_line(const struct study *s, enum study_engine e, const bool *rows,
-                            unsigned batches, bool clock, struct command *c) {
+                            unsigned batches, enum also also, struct command *c) {
     size_t n = (size_t)snprintf(
-        c->guest, sizeof c->guest, "rounds=1 batches=%u tries=%u busy=%u rows=", batches,
-        e == ENGINE_METAL ? 1 : 3, busy_loop(e) / (s->config.quick ? 10 : 1));
+        c->guest, sizeof c->guest, "rounds=1 batches=%u tries=%u busy=%u total=%u rows=", batches,
+        e == ENGINE_METAL ? 1 : 3, busy_loop(e) / (s->config.quick ? 10 : 1), also == TOTAL);
     for (unsigned i = 0; i < study_row_count; i++)
         if (rows[i] && n < sizeof c->guest)
             n += (size_t)snprintf(c->guest + n, sizeof c->guest - n, "%s,", study_rows[i].name);
-    if (clock && n < sizeof c->guest)
+    if (also == CLOCK && n < sizeof c->guest)
         snprintf(c->guest + n, sizeof c->guest - n, "clock");
 }
 
@@ -178,7 +182,7 @@ static bool run_machine(const struct study *s, enum study_engine e, const bool *
         return child_call(run_native, &work, limit_s, r);
     }
     struct command c;
-    make_guest_line(s, e, rows, batches, e != ENGINE_METAL && !option, &c);
+    make_guest_line(s, e, rows, batches, e != ENGINE_METAL && !option ? CLOCK : NOTHING, &c);
     make_command(s, e, option, &c);
     return child_run(c.word, limit_s, r);
 }
@@ -348,7 +352,7 @@ bool study_run_once(struct study *s, enum study_engine e, unsigned row, unsigned
     struct study_sample sample[STUDY_MAX_ROWS] = {0};
     struct command c;
     rows[row] = true;
-    make_guest_line(s, e, rows, batches, false, &c);
+    make_guest_line(s, e, rows, batches, TOTAL, &c);
     make_command(s, e, NULL, &c);
     if (!child_run(c.word, limit_s, r))
         return false;

@@ -1,7 +1,7 @@
 /*
  * exits.c: exits per operation, exactly: a row runs alone, with one batch and with three; what the
  * counters of -stats json differ by belongs to the two batches more. Starting up, the warm-up batch
- * and printing cancel out.
+ * and printing (only the number of operations) cancel out.
  *
  * For bt an exit is whatever leaves translated code for the monitor's: callouts of all kinds and
  * host faults. For kvm it is an exit of the processor's guest mode to this process.

@@ -203,7 +203,7 @@ static void put_chart(const struct study *s, FILE *f) {
                "set title 'cycles per operation (medians)'\n"
                "set logscale y\nset grid ytics\nset key top left horizontal\n"
                "set style data histogram\nset style histogram cluster gap 1\n"
-               "set style fill solid 0.8\nset boxwidth 0.9\nset xtics rotate by -45\n"
+               "set style fill solid 0.8\nset boxwidth 0.9\nset xtics rotate by 45 right\n"
                "set ylabel 'cycles'\nset yrange [0.1:*]\n");
     put_chart_data(s, f);
     fprintf(f, "plot ");

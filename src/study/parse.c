@@ -28,8 +28,10 @@ bool study_parse_row(const char *line, char name[32], struct study_batch *batch,
     memcpy(name, p, chars);
     name[chars] = 0;
     p += chars;
-    for (*count = 0; *p == ' ' && *count < STUDY_MAX_BATCHES; ++*count) {
+    for (*count = 0; *p == ' '; ++*count) {
         struct study_batch b;
+        if (*count == STUDY_MAX_BATCHES)
+            return false;
         p++;
         if (!take_u32(&p, &b.ticks) || *p++ != '/' || !take_u32(&p, &b.operations))
             return false;

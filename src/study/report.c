@@ -7,6 +7,7 @@
 #include <math.h>
 
 enum { NAME_CHARS = 17, CELL_CHARS = 9 };
+static const double NOISY = 0.2;     /* of the median */
 static const double SAME_TSC = 0.05; /* of the host's, or a line says that cycles are not cycles */
 
 const char *study_number(double value, char text[24]) {
@@ -37,23 +38,34 @@ enum study_verdict study_judge(const struct study *s, unsigned row) {
     return study_rows[row].signal_floor && s->signal_cycles > bar ? VERDICT_FLOOR : VERDICT_BEHIND;
 }
 
-static void put_cell(FILE *f, bool known, double value) {
+/* Batches that disagree so much that the median may be noise. */
+bool study_is_noisy(const struct study_sample *s) {
+    return s->count > 1 && s->mad > NOISY * s->median;
+}
+
+static void put_sample(FILE *f, const struct study_sample *s) {
     char text[24];
-    fprintf(f, " %*s", CELL_CHARS, known ? study_number(value, text) : "-");
+    fprintf(f, " %*s%s", CELL_CHARS - 1, s->count ? study_number(s->median, text) : "-",
+            study_is_noisy(s) ? "~" : " ");
+}
+
+static void put_exits(FILE *f, const struct study_cell *c) {
+    char text[24];
+    fprintf(f, " %*s", CELL_CHARS, c->counted ? study_number(c->exits, text) : "-");
 }
 
 static void print_heads(const struct study *s, FILE *f) {
     fprintf(f, "%-*s", NAME_CHARS, "");
     for (int e = 0; e < ENGINE_COUNT; e++)
         if (s->column[e].wanted)
-            fprintf(f, " %*s", CELL_CHARS, e == ENGINE_METAL ? "(insns)" : "");
+            fprintf(f, " %*s ", CELL_CHARS - 1, e == ENGINE_METAL ? "(insns)" : "");
     for (int e = 0; e < ENGINE_COUNT; e++)
         if (s->column[e].wanted && (e == ENGINE_BT || e == ENGINE_KVM))
             fprintf(f, " %*s", CELL_CHARS, "exits of");
     fprintf(f, " | Adams & Agesen, ASPLOS 2006\n%-*s", NAME_CHARS, "row");
     for (int e = 0; e < ENGINE_COUNT; e++)
         if (s->column[e].wanted)
-            fprintf(f, " %*s", CELL_CHARS, study_engine_name[e]);
+            fprintf(f, " %*s ", CELL_CHARS - 1, study_engine_name[e]);
     for (int e = 0; e < ENGINE_COUNT; e++)
         if (s->column[e].wanted && (e == ENGINE_BT || e == ENGINE_KVM))
             fprintf(f, " %*s", CELL_CHARS, study_engine_name[e]);
@@ -84,10 +96,10 @@ static void print_row(const struct study *s, unsigned row, FILE *f) {
     fprintf(f, "%-*s", NAME_CHARS, study_rows[row].name);
     for (int e = 0; e < ENGINE_COUNT; e++)
         if (s->column[e].wanted)
-            put_cell(f, s->column[e].cell[row].sample.count, s->column[e].cell[row].sample.median);
+            put_sample(f, &s->column[e].cell[row].sample);
     for (int e = 0; e < ENGINE_COUNT; e++)
         if (s->column[e].wanted && (e == ENGINE_BT || e == ENGINE_KVM))
-            put_cell(f, s->column[e].cell[row].counted, s->column[e].cell[row].exits);
+            put_exits(f, &s->column[e].cell[row]);
     print_published(s, row, f);
     fprintf(f, "\n");
 }
@@ -120,8 +132,9 @@ static void print_notes(const struct study *s, FILE *f) {
 }
 
 void study_print_table(const struct study *s, FILE *f) {
-    fprintf(f, "cycles per operation, median of %u batches; TSC at %.0f MHz\n", s->batches,
-            s->tsc_hz / 1e6);
+    fprintf(f,
+            "cycles per operation, median of %u batches (~: they differ much); TSC at %.0f MHz\n",
+            s->batches, s->tsc_hz / 1e6);
     print_heads(s, f);
     for (unsigned i = 0; i < study_row_count; i++)
         if (s->config.wanted_row[i])

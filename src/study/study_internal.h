@@ -25,7 +25,7 @@ struct study_sample {
     u64 operations;                  /* of all batches together */
 };
 /* Reads one line of the nanobenchmark kernel, "row NAME T/N T/N ...", which ends at a newline or
- * at the text's end. False when it is none. *count batches, at most STUDY_MAX_BATCHES, in batch. */
+ * at the text's end. False when it is none, or has more than STUDY_MAX_BATCHES. */
 bool study_parse_row(const char *line, char name[32], struct study_batch *batch, unsigned *count);
 /* Batches without ticks or operations are dropped (noise ate them), and those of 2^31 ticks or
  * more, which may have wrapped. divisor: ticks per unit of the result. */
@@ -163,6 +163,7 @@ enum study_verdict study_judge(const struct study *s, unsigned row);
 /* What bt is held against in this row: cycles; 0: nothing. */
 double study_bar(const struct study *s, unsigned row);
 void study_print_table(const struct study *s, FILE *f);
+bool study_is_noisy(const struct study_sample *s);
 /* "-" for what is not known, as few digits as tell something. */
 const char *study_number(double value, char text[24]);
 /* study.json, study.csv, study.svg in the directory. False after one line on standard error. */

@@ -13,6 +13,9 @@
  * for on a shared host it may be interrupted, too). Output, after one batch of warm-up:
  *
  *     row NAME TICKS/OPERATIONS TICKS/OPERATIONS ...
+ *
+ * or, with total=1, one pair: 1 and the sum of all operations. Printing has exits, too: whoever
+ * counts those of N and of M batches wants as many characters from both.
  */
 #include "guest.h"
 
@@ -376,17 +379,26 @@ static bool wanted(const char *name) {
     return !list;
 }
 
-static void run_row(const struct row *row, u32 batches) {
+static void print_result(struct result result) {
+    print(" ");
+    print_dec(result.ticks);
+    print("/");
+    print_dec(result.operations);
+}
+
+static void run_row(const struct row *row, u32 batches, bool total) {
+    struct result result[MAX_BATCHES], sum = {1, 0};
     row->batch(row);
+    for (u32 i = 0; i < batches; i++) {
+        result[i] = row->batch(row);
+        sum.operations += result[i].operations;
+    }
     print("row ");
     print(row->name);
-    for (u32 i = 0; i < batches; i++) {
-        struct result result = row->batch(row);
-        print(" ");
-        print_dec(result.ticks);
-        print("/");
-        print_dec(result.operations);
-    }
+    if (total)
+        print_result(sum);
+    for (u32 i = 0; i < batches && !total; i++)
+        print_result(result[i]);
     print("\n");
 }
 
@@ -453,6 +465,6 @@ void test(void) {
     prepare_handlers();
     for (u32 i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (wanted(rows[i].name))
-            run_row(&rows[i], batches);
+            run_row(&rows[i], batches, option("total", 0));
     print("rows end\n");
 }
