@@ -197,8 +197,13 @@ static void put_chart_data(const struct study *s, FILE *f) {
     fprintf(f, "END\n");
 }
 
+/* Column by column. gnuplot takes none that is empty. */
 static void put_chart(const struct study *s, FILE *f) {
     unsigned column = 2;
+    const char *plot = "plot";
+    bool published = false;
+    for (unsigned i = 0; i < study_row_count; i++)
+        published |= s->config.wanted_row[i] && study_bar(s, i);
     fprintf(f, "set terminal svg size 1600,700 noenhanced\n"
                "set title 'cycles per operation (medians)'\n"
                "set logscale y\nset grid ytics\nset key top left horizontal\n"
@@ -206,14 +211,16 @@ static void put_chart(const struct study *s, FILE *f) {
                "set style fill solid 0.8\nset boxwidth 0.9\nset xtics rotate by 45 right\n"
                "set ylabel 'cycles'\nset yrange [0.1:*]\n");
     put_chart_data(s, f);
-    fprintf(f, "plot ");
     for (int e = 0; e < ENGINE_COUNT; e++)
         if (in_chart(s, e)) {
-            fprintf(f, "$study using %u:xtic(1) title '%s', ", column, study_engine_name[e]);
+            fprintf(f, "%s $study using %u:xtic(1) title '%s'", plot, column, study_engine_name[e]);
+            plot = ",";
             column++;
         }
-    fprintf(f, "$study using %u:xtic(1) title 'software VMM of 2006 (published)' lc rgb 'gray'\n",
-            column);
+    if (published)
+        fprintf(f, "%s $study using %u:xtic(1) title 'software VMM of 2006' lc rgb 'gray'", plot,
+                column);
+    fprintf(f, "\n");
 }
 
 struct chart {
@@ -231,8 +238,15 @@ static void draw(void *opaque) {
 }
 
 static bool write_svg(const struct study *s) {
-    struct chart chart = {s, tmpfile()};
     struct child_result r;
+    bool any = false;
+    for (int e = 0; e < ENGINE_COUNT; e++)
+        any |= in_chart(s, e);
+    if (!any) {
+        printf("no chart: there are no cycles to draw\n");
+        return true;
+    }
+    struct chart chart = {s, tmpfile()};
     if (!chart.script) {
         log_error("study: no temporary file for gnuplot: %s", strerror(errno));
         return false;
@@ -259,6 +273,14 @@ static bool write_svg(const struct study *s) {
     return ok;
 }
 
+/* A chart of an earlier run beside numbers of this one would be a lie. */
+static void remove_old_chart(const struct study *s) {
+    char path[4200];
+    snprintf(path, sizeof path, "%s/study.svg", s->config.directory);
+    unlink(path);
+}
+
 bool study_write(const struct study *s) {
+    remove_old_chart(s);
     return write_json(s) && write_csv(s) && write_svg(s);
 }

@@ -77,6 +77,18 @@ def draws_a_chart(out, said):
     check(xml.etree.ElementTree.parse(path).getroot().tag.endswith("svg"), "the chart is no SVG")
 
 
+def draws_what_there_is(directory):
+    """Rows of which nothing was published, and a study in which nothing ran."""
+    for engine, row in (("bt", "cli_sti"), ("native", "cli_sti")):
+        out = os.path.join(directory, engine)
+        run = study("--quick", "--engines", engine, "--rows", row, "--out", out)
+        check(run.returncode == 0, f"{engine}: status {run.returncode}: {run.stderr}")
+        if engine == "bt":
+            draws_a_chart(out, run.stdout)
+        else:
+            check("no chart: there are no cycles to draw" in run.stdout, f"nothing to draw: {run.stdout}")
+
+
 def says_why_a_column_is_empty(directory):
     """With nothing in PATH there is neither QEMU nor gnuplot; the rest runs."""
     run = subprocess.run([monitor, "study", "--quick", "--engines", "interp,tcg", "--rows", "rdtsc", "--out", "alone"],
@@ -115,6 +127,7 @@ def refuses_bad_options(directory):
 
 with tempfile.TemporaryDirectory(prefix="ringfold-test-") as scratch:
     fills_every_row(scratch)
+    draws_what_there_is(scratch)
     says_why_a_column_is_empty(scratch)
     takes_mechanisms_away(scratch)
     refuses_bad_options(scratch)
