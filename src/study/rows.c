@@ -2,7 +2,7 @@
  * rows.c: the rows of the table: what one operation is, whether there is such a thing at host user
  * level, and what Adams and Agesen published for it: "A Comparison of Software and Hardware
  * Techniques for x86 Virtualization", ASPLOS 2006, section 6.3 "Nanobenchmarks", in cycles of their
- * machine; RDTSC in the translation cache is from the same paper's section on software VMMs.
+ * machine; RDTSC in the translation cache is from the same paper.
  *
  * Their cr8wr (about 140 natively, 35 in software, native under hardware assist) has no row: there
  * is no CR8 in 32-bit mode.

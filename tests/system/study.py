@@ -2,7 +2,7 @@
 """`ringfold study` fills every row under the engines that need nothing of the host, writes files that programs can
 read, counts exits, and refuses bad options in one line. Nothing here depends on how fast the host is.
 
-usage: study.py MONITOR
+usage: study.py MONITOR NANOBENCHMARK-KERNEL
 """
 
 import csv
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree
 
-monitor = sys.argv[1]
+monitor, kernel = sys.argv[1:3]
 # Without the rows that wait for a timer: on a busy host noise may eat all batches of them.
 ROWS = ("loop_user", "loop_kernel", "int80", "sysenter", "hidden_fault", "true_fault", "pt_write", "pt_write_invlpg",
         "kmap", "cli_sti", "context_switch", "in_port", "rdtsc", "call_ret", "call_indirect", "write_cr3", "iret",
@@ -109,6 +109,27 @@ def takes_mechanisms_away(directory):
             check(found.get((row, off), 0) > 0, f"--ablation: no {row} with -{off}")
 
 
+def counters_of(row, *options):
+    run = subprocess.run([monitor, *options, "-kernel", kernel, "-m", "64", "-display", "none", "-serial", "null",
+                          "-append", f"rounds=1 batches=2 total=1 rows={row}", "-stats", "json",
+                          "-device", "isa-debug-exit,iobase=0xf4,iosize=0x4"],
+                         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    check(run.returncode == 33, f"{row} {options}: status {run.returncode}: {run.stderr[-300:]}")
+    return json.loads(run.stderr)
+
+
+def switches_reach_their_mechanisms():
+    """By counters that the mechanism alone moves, with it and without."""
+    for option, row, counter, expected in (
+            ("-no-foresight", "hidden_fault_seq", "mmu.hidden_faults", lambda on, off: off > 8 * on),
+            ("-no-foresight", "true_fault", "mmu.hidden_faults", lambda on, off: off > on + 1000),
+            ("-no-adapt", "code_page_store", "bt.faults", lambda on, off: off > on + 1000),
+            ("-no-chain", "loop_kernel", "bt.chains", lambda on, off: off == 0 < on),
+            ("-no-icache", "call_indirect", "callout.indirect", lambda on, off: off > on + 1000)):
+        on, off = counters_of(row)[counter], counters_of(row, option)[counter]
+        check(expected(on, off), f"{option}: {row} has {counter} {on} with the mechanism, {off} without")
+
+
 def refuses_bad_options(directory):
     for options, expected in (
             (["--rows", "call_ret,nothing"], "no row 'nothing'"),
@@ -130,6 +151,7 @@ with tempfile.TemporaryDirectory(prefix="ringfold-test-") as scratch:
     draws_what_there_is(scratch)
     says_why_a_column_is_empty(scratch)
     takes_mechanisms_away(scratch)
+    switches_reach_their_mechanisms()
     refuses_bad_options(scratch)
 print("\n".join(complaints) or "passed")
 sys.exit(bool(complaints))
