@@ -99,6 +99,7 @@ static bool create(struct bt *bt, char *err, size_t err_bytes) {
         snprintf(err, err_bytes, "%s", mmu_err.text);
         return false;
     }
+    mmu_windows_set_foresight(bt->cpu, bt->config.foresight);
     unwind_register(bt);
     return true;
 }

@@ -3,6 +3,7 @@
  */
 #include "monitor/terminal.h"
 #include "monitor/vm.h"
+#include "study/study.h"
 #include "trace/tool.h"
 
 #include <errno.h>
@@ -40,7 +41,7 @@ static void keep_standard_descriptors(void) {
 static const struct {
     const char *name;
     int (*main)(int argc, char **argv);
-} commands[] = {{"replay", tt_replay_main}, {"trace", tt_trace_main}};
+} commands[] = {{"replay", tt_replay_main}, {"study", study_main}, {"trace", tt_trace_main}};
 
 int main(int argc, char **argv) {
     struct mon_options options;

@@ -457,6 +457,7 @@ static enum mon_parse_result switch_off(const struct met *met) {
         {"no-foresight", offsetof(struct bt_config, foresight)},
         {"no-selfcheck", offsetof(struct bt_config, selfcheck)},
         {"no-light", offsetof(struct bt_config, light)},
+        {"no-direct", offsetof(struct bt_config, direct)},
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
         if (!strcmp(met->row->name, rows[i].name))
@@ -624,6 +625,7 @@ static const struct option_row options[] = {
      "   do not let code check itself where its pages are written"},
     {"selfcheck-all", NO_ARG, set_selfcheck_all, "\n                let all of it (to test that)"},
     {"no-light", NO_ARG, switch_off, "       leave translated code for each IN, OUT, CPUID, MOV to CRn"},
+    {"no-direct", NO_ARG, switch_off, "      as -direct off: translate applications, too"},
     {"hot", ARG, set_hot, " N          translate code at its N-th execution"},
     {"cache", ARG, set_cache, " size     size of the translation cache"},
     {"direct", ARG, set_direct,

@@ -202,6 +202,8 @@ static void what_needs_rings_can_only_be_declined_when_hosted(void **state) {
     runs("-kernel k");
     assert_false(o.bt.direct);
     assert_int_equal(o.bt.trap_classes, 0);
+    runs("-kernel k -no-direct");
+    assert_false(o.bt.direct);
     runs("-kernel k -direct off -trap-classes none -ring-report off");
     assert_false(o.bt.direct || o.ring_report);
     assert_int_equal(o.bt.trap_classes, 0);
