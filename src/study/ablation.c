@@ -8,9 +8,9 @@ static const struct mechanism {
     const char *option;
     enum study_engine engine;
 } mechanisms[] = {
-    {"-no-chain", ENGINE_BT},     {"-no-retstack", ENGINE_BT},  {"-no-icache", ENGINE_BT},
-    {"-no-adapt", ENGINE_BT},     {"-no-foresight", ENGINE_BT}, {"-no-selfcheck", ENGINE_BT},
-    {"-no-direct", ENGINE_METAL},
+    {"-no-chain", ENGINE_BT}, {"-no-retstack", ENGINE_BT},  {"-no-icache", ENGINE_BT},
+    {"-no-adapt", ENGINE_BT}, {"-no-foresight", ENGINE_BT}, {"-no-selfcheck", ENGINE_BT},
+    {"-no-light", ENGINE_BT}, {"-no-direct", ENGINE_METAL},
 };
 
 struct ablation {

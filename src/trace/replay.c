@@ -58,7 +58,8 @@ static bool grow(void **array, u64 *capacity, u64 needed, size_t element) {
 static bool keep_code(struct tt_script *s, const u8 **code, u32 bytes) {
     if (!grow((void **)&s->code, &s->code_capacity, s->code_used + bytes, 1))
         return false;
-    memcpy(s->code + s->code_used, *code, bytes);
+    if (bytes)
+        memcpy(s->code + s->code_used, *code, bytes);
     *code = (const u8 *)s->code_used;
     s->code_used += bytes;
     return true;

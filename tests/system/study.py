@@ -104,7 +104,7 @@ def takes_mechanisms_away(directory):
     check(run.returncode == 0, f"--ablation: status {run.returncode}: {run.stderr}")
     with open(os.path.join(directory, "ablation.csv")) as file:
         found = {(line["row"], line["off"]): float(line["ratio"]) for line in csv.DictReader(file)}
-    for off in ("no-chain", "no-retstack", "no-icache", "no-adapt", "no-foresight"):
+    for off in ("no-chain", "no-retstack", "no-icache", "no-adapt", "no-foresight", "no-selfcheck", "no-light"):
         for row in ("loop_kernel", "call_ret"):
             check(found.get((row, off), 0) > 0, f"--ablation: no {row} with -{off}")
 
@@ -120,14 +120,17 @@ def counters_of(row, *options):
 
 def switches_reach_their_mechanisms():
     """By counters that the mechanism alone moves, with it and without."""
-    for option, row, counter, expected in (
+    for options, row, counter, expected in (
             ("-no-foresight", "hidden_fault_seq", "mmu.hidden_faults", lambda on, off: off > 8 * on),
             ("-no-foresight", "true_fault", "mmu.hidden_faults", lambda on, off: off > on + 1000),
-            ("-no-adapt", "code_page_store", "bt.faults", lambda on, off: off > on + 1000),
+            ("-no-selfcheck", "code_page_store", "bt.checked_units", lambda on, off: off == 0 < on),
+            ("-no-light", "in_port", "callout.io", lambda on, off: off == 0 < on),
+            # Pages that check themselves leave adaptation nothing to do here.
+            ("-no-selfcheck -no-adapt", "code_page_store", "bt.faults", lambda on, off: off > on + 1000),
             ("-no-chain", "loop_kernel", "bt.chains", lambda on, off: off == 0 < on),
             ("-no-icache", "call_indirect", "callout.indirect", lambda on, off: off > on + 1000)):
-        on, off = counters_of(row)[counter], counters_of(row, option)[counter]
-        check(expected(on, off), f"{option}: {row} has {counter} {on} with the mechanism, {off} without")
+        on, off = counters_of(row)[counter], counters_of(row, *options.split())[counter]
+        check(expected(on, off), f"{options}: {row} has {counter} {on} with the mechanism, {off} without")
 
 
 def refuses_bad_options(directory):
