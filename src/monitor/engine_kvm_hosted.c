@@ -108,26 +108,28 @@ static void filter_msrs(struct mon_kvm *k) {
 }
 
 static bool set_cpuid(const struct cpu_model *model, struct mon_kvm *k) {
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entry[ARRAY_LEN(model->leaf)];
-    } c = {.head = {.nent = model->count}};
+    /* The structure ends in an array of no size. */
+    _Alignas(struct kvm_cpuid2) u8
+        room[sizeof(struct kvm_cpuid2) + ARRAY_LEN(model->leaf) * sizeof(struct kvm_cpuid_entry2)];
+    struct kvm_cpuid2 *c = (struct kvm_cpuid2 *)room;
+    memset(room, 0, sizeof room);
+    c->nent = model->count;
     for (unsigned i = 0; i < model->count; i++) {
         const struct cpuid_leaf *l = &model->leaf[i];
-        c.entry[i] = (struct kvm_cpuid_entry2){.function = l->leaf,
-                                               .index = l->subleaf,
-                                               .eax = l->eax,
-                                               .ebx = l->ebx,
-                                               .ecx = l->ecx,
-                                               .edx = l->edx};
+        c->entries[i] = (struct kvm_cpuid_entry2){.function = l->leaf,
+                                                  .index = l->subleaf,
+                                                  .eax = l->eax,
+                                                  .ebx = l->ebx,
+                                                  .ecx = l->ecx,
+                                                  .edx = l->edx};
         if (l->leaf ==
             0x80000008u) /* KVM takes no linear address of 32 bits; no 32-bit guest minds */
-            c.entry[i].eax = (l->eax & ~0xff00u) | 48 << 8;
+            c->entries[i].eax = (l->eax & ~0xff00u) | 48 << 8;
         for (unsigned other = 0; other < model->count; other++)
             if (other != i && model->leaf[other].leaf == l->leaf)
-                c.entry[i].flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+                c->entries[i].flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
     }
-    return !ioctl(k->vcpu_fd, KVM_SET_CPUID2, &c);
+    return !ioctl(k->vcpu_fd, KVM_SET_CPUID2, c);
 }
 
 static bool open_cpu(struct vm *vm, struct mon_kvm *k, struct mon_error *err) {

@@ -163,20 +163,26 @@ static bool get_fpu(struct cpu *cpu, int fd) {
     return true;
 }
 
-/* One at a time: hosts lack some. */
+/* One at a time: hosts lack some. The structure ends in an array of no size. */
+union one_msr {
+    struct kvm_msrs list;
+    u8 room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+};
+static union one_msr one_msr(u32 index, u64 value) {
+    union one_msr m;
+    memset(&m, 0, sizeof m);
+    m.list.nmsrs = 1;
+    m.list.entries[0].index = index;
+    m.list.entries[0].data = value;
+    return m;
+}
 static bool set_msr(int fd, u32 index, u64 value) {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } m = {.head = {.nmsrs = 1}, .entry = {.index = index, .data = value}};
-    return ioctl(fd, KVM_SET_MSRS, &m) == 1;
+    union one_msr m = one_msr(index, value);
+    return ioctl(fd, KVM_SET_MSRS, &m.list) == 1;
 }
 static u64 get_msr(int fd, u32 index, u64 otherwise) {
-    struct {
-        struct kvm_msrs head;
-        struct kvm_msr_entry entry;
-    } m = {.head = {.nmsrs = 1}, .entry = {.index = index}};
-    return ioctl(fd, KVM_GET_MSRS, &m) == 1 ? m.entry.data : otherwise;
+    union one_msr m = one_msr(index, 0);
+    return ioctl(fd, KVM_GET_MSRS, &m.list) == 1 ? m.list.entries[0].data : otherwise;
 }
 
 static bool set_msrs(struct vm *vm, int fd) {
