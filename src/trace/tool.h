@@ -5,6 +5,19 @@
 #ifndef RINGFOLD_TRACE_TOOL_H
 #define RINGFOLD_TRACE_TOOL_H
 
+#include "base/base.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* A word of the command line as a number between least and most, in any base strtoull knows. */
+static inline bool tool_number(const char *text, u64 least, u64 most, u64 *out) {
+    char *end;
+    errno = 0;
+    *out = strtoull(text, &end, 0);
+    return !errno && end != text && !*end && text[0] != '-' && *out >= least && *out <= most;
+}
+
 int tt_replay_main(int argc, char **argv);
 int tt_trace_main(int argc, char **argv);
 

@@ -5,7 +5,6 @@
 #include "trace/tool.h"
 #include "trace/trace_internal.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,8 +80,8 @@ static void print_json(const struct tt_replay_result *r, const struct arguments 
     printf("{\"units\": %" PRIu64 ", \"guest_insns\": %" PRIu64 ", \"guest_bytes\": %" PRIu64
            ", \"host_bytes\": %" PRIu64 ", \"chains\": %" PRIu64 ", \"invalidated\": %" PRIu64
            ", \"flushes\": %" PRIu64 ", \"evicted_units\": %" PRIu64 ", \"remade_units\": %" PRIu64
-           ", \"differing\": %" PRIu64 ", \"unmatched\": %" PRIu64
-           ", \"peak_bytes\": %" PRIu64 ", \"cycles\": %" PRIu64 ", \"cycles_per_ns\": %.4f",
+           ", \"differing\": %" PRIu64 ", \"unmatched\": %" PRIu64 ", \"peak_bytes\": %" PRIu64
+           ", \"cycles\": %" PRIu64 ", \"cycles_per_ns\": %.4f",
            r->units, r->guest_insns, r->guest_bytes, r->host_bytes, r->chains, r->invalidated,
            r->flushes, r->evicted_units, r->remade_units, r->differing, r->unmatched, r->peak_bytes,
            r->cycles, speed);
@@ -92,13 +91,6 @@ static void print_json(const struct tt_replay_result *r, const struct arguments 
 }
 
 /* ---- the command ---- */
-
-static bool number(const char *text, u64 least, u64 most, u64 *out) {
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 0);
-    return !errno && end != text && !*end && text[0] != '-' && *out >= least && *out <= most;
-}
 
 static bool parse(int argc, char **argv, struct arguments *a) {
     for (int i = 1; i < argc; i++) {
@@ -110,9 +102,9 @@ static bool parse(int argc, char **argv, struct arguments *a) {
             a->json = true;
         else if (!strcmp(word, "--verify"))
             a->options.verify = true;
-        else if (!strcmp(word, "--cache") && number(value, 1, 1024, &n))
+        else if (!strcmp(word, "--cache") && tool_number(value, 1, 1024, &n))
             a->options.cache_bytes = n << 20, i++;
-        else if (!strcmp(word, "--passes") && number(value, 1, 1000, &n))
+        else if (!strcmp(word, "--passes") && tool_number(value, 1, 1000, &n))
             a->passes = n, i++;
         else if (word[0] != '-' && !a->path)
             a->path = word;

@@ -6,7 +6,6 @@
 #include "trace/tool.h"
 #include "trace/trace_internal.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,14 +40,6 @@ static double ratio(u64 a, u64 b) {
     return b ? (double)a / (double)b : 0;
 }
 
-/* A number given on the command line, in any base strtoull knows. */
-static bool number(const char *text, u64 *out) {
-    char *end;
-    errno = 0;
-    *out = strtoull(text, &end, 0);
-    return !errno && end != text && !*end && text[0] != '-';
-}
-
 /* ---- info ---- */
 
 static void print_config(const struct tt_header *h) {
@@ -57,9 +48,9 @@ static void print_config(const struct tt_header *h) {
     printf("machine       %" PRIu64 " MiB of RAM, translation cache of %" PRIu64
            " MiB, translated at the %u. execution\n",
            h->ram_bytes >> 20, c->cache_bytes >> 20, c->hot_threshold);
-    printf("mechanisms   %s%s%s%s%s%s%s\n", c->chain ? " chain" : "", c->retstack ? " retstack" : "",
-           c->icache ? " icache" : "", c->adapt ? " adapt" : "", c->foresight ? " foresight" : "",
-           c->light ? " light" : "", c->icount ? " icount" : "");
+    printf("mechanisms   %s%s%s%s%s%s%s\n", c->chain ? " chain" : "",
+           c->retstack ? " retstack" : "", c->icache ? " icache" : "", c->adapt ? " adapt" : "",
+           c->foresight ? " foresight" : "", c->light ? " light" : "", c->icount ? " icount" : "");
 }
 
 static int info(const char *path) {
@@ -290,10 +281,8 @@ static int diff(char **path, u64 limit) {
 /* ---- the command ---- */
 
 static int usage(void) {
-    fprintf(stderr, "usage: ringfold trace info FILE\n"
-                    "       ringfold trace top FILE [ROWS]\n"
-                    "       ringfold trace dump FILE [ADDRESS [LAST-ADDRESS]]\n"
-                    "       ringfold trace diff FILE FILE [ROWS]\n");
+    fprintf(stderr, "usage: ringfold trace info FILE | top FILE [ROWS] | dump FILE [ADDRESS "
+                    "[LAST-ADDRESS]] | diff FILE FILE [ROWS]\n");
     return 1;
 }
 
@@ -303,12 +292,15 @@ int tt_trace_main(int argc, char **argv) {
     if (!strcmp(what, "info") && argc == 3)
         return info(argv[2]);
     if (!strcmp(what, "top") && argc <= 4)
-        return argc == 4 && !number(argv[3], &rows) ? usage() : top(argv[2], rows);
+        return argc == 4 && !tool_number(argv[3], 0, UINT64_MAX, &rows) ? usage()
+                                                                        : top(argv[2], rows);
     if (!strcmp(what, "diff") && argc >= 4 && argc <= 5)
-        return argc == 5 && !number(argv[4], &rows) ? usage() : diff(argv + 2, rows);
+        return argc == 5 && !tool_number(argv[4], 0, UINT64_MAX, &rows) ? usage()
+                                                                        : diff(argv + 2, rows);
     if (!strcmp(what, "dump") && argc <= 5) {
         struct dump d = {.all = argc == 3, .left = UINT64_MAX};
-        if ((argc > 3 && !number(argv[3], &d.from)) || (argc > 4 && !number(argv[4], &d.to)))
+        if ((argc > 3 && !tool_number(argv[3], 0, UINT32_MAX, &d.from)) ||
+            (argc > 4 && !tool_number(argv[4], 0, UINT32_MAX, &d.to)))
             return usage();
         if (argc == 4)
             d.to = d.from;
