@@ -110,15 +110,21 @@ bool trace_open(const char *path);
 void trace_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same, for callers that need no such care. */
 void trace_vprintf(const char *fmt, va_list ap) __attribute__((format(printf, 1, 0)));
-/* Restricts in_asm, out_asm and exec to guest code in a list of ranges: "START..END" (END
- * included), "START+BYTES" or "START-BYTES" (ending at START), separated by commas; 0x for
- * hexadecimal. False when that is not such a list. */
+/* Restricts what happens at a guest address (in_asm, out_asm, exec, exits, int, page, mmu) to a
+ * list of ranges: "START..END" (END included), "START+BYTES" or "START-BYTES" (ending at START),
+ * separated by commas; 0x for hexadecimal. False when that is not such a list. */
 bool trace_filter_parse(const char *list);
 /* True when [address, address+bytes) meets one of the ranges, or there are none. */
 bool trace_wants(u64 address, u64 bytes);
 #define TRACE(cat, ...)                                                                            \
     do {                                                                                           \
         if (trace_on(TRACE_##cat))                                                                 \
+            trace_printf(__VA_ARGS__);                                                             \
+    } while (0)
+/* The same for what happens at a guest address, which the filter must let through. */
+#define TRACE_AT(cat, address, ...)                                                                \
+    do {                                                                                           \
+        if (trace_on(TRACE_##cat) && trace_wants(address, 1))                                      \
             trace_printf(__VA_ARGS__);                                                             \
     } while (0)
 

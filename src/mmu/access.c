@@ -316,7 +316,7 @@ void mmu_set_a20(struct cpu *cpu, bool enabled) {
 
 void mmu_invlpg(struct cpu *cpu, struct glin lin) {
     cpu->mmu->stat_invlpg++;
-    TRACE(mmu, "invlpg %08x\n", (u32)lin.v);
+    TRACE_AT(mmu, lin.v, "invlpg %08x\n", (u32)lin.v);
     mmu_softtlb_flush_page(cpu, (u32)lin.v);
     if (cpu->mmu->windows)
         mmu_windows_invlpg(cpu, (u32)lin.v);

@@ -291,17 +291,18 @@ enum mmu_fault_result mmu_window_access_fault(struct cpu *cpu, bool user, struct
     if (!mmu_translate(cpu, GLIN(lin), access, user, &x)) {
         mmu->windows->last_repeats = 0; /* delivering it is progress */
         mmu->stat_true_faults++;
-        TRACE(mmu, "true fault at %08x error %x\n", lin, cpu->fault.error);
+        TRACE_AT(mmu, lin, "true fault at %08x error %x\n", lin, cpu->fault.error);
         return MMU_FAULT_TRUE;
     }
     const char *kind = access & MMU_WRITE ? "write" : access & MMU_FETCH ? "fetch" : "read";
     if (must_emulate(cpu, user, access, &x) || !fill(cpu, window_behind(cpu, user, lin, &x), lin)) {
         mmu->stat_emulate_faults++;
-        TRACE(mmu, "emulate %s at %08x gpa %llx\n", kind, lin, (unsigned long long)x.gpa.v);
+        TRACE_AT(mmu, lin, "emulate %s at %08x gpa %llx\n", kind, lin, (unsigned long long)x.gpa.v);
         return MMU_FAULT_EMULATE;
     }
     mmu->stat_hidden_faults++;
-    TRACE(mmu, "hidden fault: %s at %08x gpa %llx\n", kind, lin, (unsigned long long)x.gpa.v);
+    TRACE_AT(mmu, lin, "hidden fault: %s at %08x gpa %llx\n", kind, lin,
+             (unsigned long long)x.gpa.v);
     return MMU_FAULT_FILLED;
 }
 

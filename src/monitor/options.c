@@ -592,7 +592,8 @@ static const struct option_row options[] = {
     {"D", ARG | NEEDS_FILES, set_trace_file,
      " logfile      output log to logfile (default stderr)"},
     {"dfilter", ARG, set_trace_filter,
-     " range,..  limit in_asm, out_asm and exec to guest addresses\n                (START..END, "
+     " range,..  limit in_asm, out_asm, exec, exits, int, page, mmu to guest addresses\n           "
+     "     (START..END, "
      "START+BYTES or START-BYTES)"},
     {"pidfile", ARG | NEEDS_FILES, set_pidfile, " file   write PID to 'file'"},
     /* Ringfold's own. */
@@ -624,7 +625,8 @@ static const struct option_row options[] = {
     {"no-selfcheck", NO_ARG, switch_off,
      "   do not let code check itself where its pages are written"},
     {"selfcheck-all", NO_ARG, set_selfcheck_all, "\n                let all of it (to test that)"},
-    {"no-light", NO_ARG, switch_off, "       leave translated code for each IN, OUT, CPUID, MOV to CRn"},
+    {"no-light", NO_ARG, switch_off,
+     "       leave translated code for each IN, OUT, CPUID, MOV to CRn"},
     {"no-direct", NO_ARG, switch_off, "      as -direct off: translate applications, too"},
     {"hot", ARG, set_hot, " N          translate code at its N-th execution"},
     {"cache", ARG, set_cache, " size     size of the translation cache"},

@@ -29,8 +29,8 @@ static void deliver_fault(struct vm *vm) {
     struct cpu *cpu = vm->cpu;
     vm->count.faults++;
     if (cpu->fault.vector == VEC_PF)
-        TRACE(page, "page fault at %08x error %x from %08x\n", cpu->fault.cr2, cpu->fault.error,
-              cpu->eip);
+        TRACE_AT(page, cpu->eip, "page fault at %08x error %x from %08x\n", cpu->fault.cr2,
+                 cpu->fault.error, cpu->eip);
     rc_deliver_fault(cpu);
 }
 
@@ -266,7 +266,7 @@ static void step(struct vm *vm) {
     }
     enum mon_exit why = vm->engine->run(vm);
     vm->exit_count[why]++;
-    TRACE(exits, "exit %s at %08x\n", exit_name[why], vm->cpu->eip);
+    TRACE_AT(exits, vm->cpu->eip, "exit %s at %08x\n", exit_name[why], vm->cpu->eip);
     if (why == MON_EXIT_FAULT || !mon_gdb_at_breakpoint(vm)) /* else the next turn stops there */
         exit_table[why](vm);
     if (vm->clock.icount && mon_clock_now_ns(vm) >= mon_next_deadline_ns(vm))

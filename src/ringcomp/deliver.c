@@ -160,7 +160,7 @@ static inline bool deliver_protected(struct cpu *cpu, const struct delivery *d) 
 }
 
 static inline bool deliver(struct cpu *cpu, const struct delivery *d) {
-    if (trace_on(TRACE_int))
+    if (trace_on(TRACE_int) && trace_wants(cpu->eip, 1))
         trace_delivery(cpu, d);
     bool done = likely(cpu_protected(cpu)) ? deliver_protected(cpu, d) : deliver_real(cpu, d);
     if (done) {

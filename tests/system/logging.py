@@ -53,6 +53,13 @@ def main():
     if not lines or outside:
         print(f"-dfilter lets through {outside[:3]} of {len(lines)} lines")
         wrong += 1
+    # Exits and faults happen at addresses, too: all of them, or none outside the range.
+    everything = run(ringfold, f"{kernels}/page_faults.elf", ["-d", "exits,page,mmu"])[1]
+    elsewhere = run(ringfold, f"{kernels}/page_faults.elf", ["-d", "exits,page,mmu", "-dfilter", "0x40..0x41"])[1]
+    pattern = re.compile(r"exit |page fault|hidden fault|true fault|emulate |invlpg")
+    if not any(pattern.match(x) for x in everything) or any(pattern.match(x) for x in elsewhere):
+        print(f"-dfilter lets through {[x for x in elsewhere if pattern.match(x)][:3]}")
+        wrong += 1
     status, _ = run(ringfold, f"{kernels}/calls.elf", ["-d", "exec", "-dfilter", "5..4"])
     if status != 1:
         print("-dfilter 5..4 was accepted")
